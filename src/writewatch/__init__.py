@@ -1,0 +1,1 @@
+"""Know which memory was written."""

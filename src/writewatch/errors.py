@@ -1,0 +1,101 @@
+"""Every exception and warning of the library, by whose doing it was.
+
+::
+
+    WriteWatchError
+    ├─ UsageError(ValueError)            you: a read-only buffer, an unaligned range, an unknown backend
+    ├─ TrackerClosedError                you closed it
+    ├─ KernelUnsupportedError            this kernel or its privileges: .missing names each feature
+    ├─ TrackingLostError                 the target: exec, exit, fork, munmap; .span says where
+    └─ CheckpointError
+       ├─ FormatError                    not ours, or a newer version
+       ├─ CorruptError                   ours, but a checksum differs: .generation, .offset
+       └─ ChainError(LookupError)        a parent generation is missing
+
+    WriteWatchWarning(UserWarning)
+    ├─ UnseenWritesWarning               there are writers that no page table of ours records
+    └─ TrackingLostWarning               a registration ended under us; its range is reported as written
+
+``kernel`` and ``model`` raise plain ``OSError`` with the kernel's errno; ``tracker`` translates once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from writewatch.pages import AddrRange
+
+
+class WriteWatchError(Exception):
+    """Base of all errors that the library raises on purpose."""
+
+
+class UsageError(WriteWatchError, ValueError):
+    """The call cannot be served as it was made; nothing was changed."""
+
+
+class TrackerClosedError(WriteWatchError):
+    """The tracker was closed. Closing it again is not an error."""
+
+
+class KernelUnsupportedError(WriteWatchError):
+    """This kernel, or the rights of this process, lack what was asked for.
+
+    Attributes:
+        missing: Name of each missing feature, as ``writewatch doctor`` prints it.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class TrackingLostError(WriteWatchError):
+    """The memory that was tracked is not this tracker's any more.
+
+    Attributes:
+        span: The range that is lost; None when it is all of them.
+    """
+
+    def __init__(self, message: str, span: AddrRange | None = None) -> None:
+        super().__init__(message)
+        self.span = span
+
+
+class CheckpointError(WriteWatchError):
+    """A checkpoint store cannot be read or written."""
+
+
+class FormatError(CheckpointError):
+    """The file is not a checkpoint of ours, or of a newer version."""
+
+
+class CorruptError(CheckpointError):
+    """The file is ours, but a checksum differs.
+
+    Attributes:
+        generation: Which checkpoint of the chain.
+        offset: Where in its file, in bytes.
+    """
+
+    def __init__(self, message: str, generation: int, offset: int) -> None:
+        super().__init__(message)
+        self.generation = generation
+        self.offset = offset
+
+
+class ChainError(CheckpointError, LookupError):
+    """A generation that this one builds on is missing."""
+
+
+class WriteWatchWarning(UserWarning):
+    """Base of all warnings of the library."""
+
+
+class UnseenWritesWarning(WriteWatchWarning):
+    """Something may write the tracked memory without leaving a trace in our page tables."""
+
+
+class TrackingLostWarning(WriteWatchWarning):
+    """A registration ended under the tracker; the range is reported as wholly written."""

@@ -1,0 +1,189 @@
+"""``LinuxCalls``: the ``KernelCalls`` protocol served by the running kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap as _mmap
+import os
+import resource
+import select
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from writewatch.abi.calls import Vma
+from writewatch.abi.pagemap import PAGEMAP_SCAN, PM_ENTRY_BYTES, PmScanArg
+from writewatch.abi.userfaultfd import UFFDIO_CALLS, USERFAULTFD_IOC_NEW, UffdioArgument
+from writewatch.kernel import libc
+from writewatch.kernel.maps import parse_maps, status_bytes
+
+_MSG_BYTES: Final = 32
+_HUGE_PAGE_SIZE_PATH: Final = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+
+
+def _proc(pid: int | None) -> str:
+    return "/proc/self" if pid is None else f"/proc/{pid}"
+
+
+def _huge_page_size() -> int:
+    try:
+        with open(_HUGE_PAGE_SIZE_PATH, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        # One page of PTEs, eight bytes each: 2 MiB on 4 KiB pages, 512 MiB on 64 KiB.
+        return _mmap.PAGESIZE * (_mmap.PAGESIZE // 8)
+
+
+class LinuxCalls:
+    """System calls of this process. Stateless: one instance serves every thread.
+
+    Implements ``writewatch.abi.calls.KernelCalls``; see there for what each method does.
+    """
+
+    def __init__(self) -> None:
+        self.page_size: int = _mmap.PAGESIZE
+        self.huge_page_size: int = _huge_page_size()
+
+    # ---- userfaultfd -----------------------------------------------------------------------------
+
+    def userfaultfd(self, flags: int) -> int:
+        return libc.syscall("userfaultfd", flags)
+
+    def userfaultfd_from_device(self, flags: int) -> int:
+        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return libc.check(libc.ioctl_by_value(device, USERFAULTFD_IOC_NEW, flags), "USERFAULTFD_IOC_NEW")
+        finally:
+            os.close(device)
+
+    def uffdio(self, fd: int, request: int, argument: UffdioArgument) -> None:
+        if libc.ioctl(fd, request, ctypes.addressof(argument)) == -1:
+            raise libc.error(UFFDIO_CALLS[request][0])
+
+    def read_messages(self, fd: int, max_messages: int) -> bytes:
+        return os.read(fd, max_messages * _MSG_BYTES)
+
+    def poll(self, fd: int, timeout_ms: int) -> int:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        ready = poller.poll(timeout_ms)
+        return ready[0][1] if ready else 0
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    # ---- /proc/PID -------------------------------------------------------------------------------
+
+    def open_pagemap(self, pid: int | None) -> int:
+        return os.open(f"{_proc(pid)}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read_pagemap(self, fd: int, first_page: int, n_pages: int) -> NDArray[np.uint64]:
+        entries = np.empty(n_pages, np.uint64)
+        offset = first_page * PM_ENTRY_BYTES
+        filled = 0
+        while filled < entries.nbytes:
+            count = os.preadv(fd, [entries.view(np.uint8)[filled:].data], offset + filled)
+            if not count:
+                break
+            filled += count
+        return entries[: filled // PM_ENTRY_BYTES]
+
+    def pagemap_scan(self, fd: int, argument: PmScanArg, vec: NDArray[np.void] | None) -> int:
+        if vec is not None:
+            argument.vec = vec.ctypes.data
+            argument.vec_len = len(vec)
+        result: int = libc.ioctl(fd, PAGEMAP_SCAN, ctypes.addressof(argument))
+        if result == -1:
+            raise libc.error("PAGEMAP_SCAN")
+        return result
+
+    def clear_refs(self, pid: int | None, value: int) -> None:
+        with open(f"{_proc(pid)}/clear_refs", "wb", buffering=0) as file:
+            file.write(b"%d" % value)
+
+    def vmas(self, pid: int | None) -> tuple[Vma, ...]:
+        with open(f"{_proc(pid)}/maps", "rb", buffering=0) as file:
+            return parse_maps(file.readall())
+
+    def pinned_bytes(self, pid: int | None) -> int:
+        with open(f"{_proc(pid)}/status", "rb", buffering=0) as file:
+            return status_bytes(file.readall(), b"VmPin:")
+
+    def minor_faults(self) -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    # ---- the mm ----------------------------------------------------------------------------------
+
+    def mmap(self, addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0) -> int:
+        return libc.check_address(libc.mmap(addr, length, prot, flags, fd, offset), "mmap")
+
+    def munmap(self, addr: int, length: int) -> None:
+        libc.check(libc.munmap(addr, length), "munmap")
+
+    def mprotect(self, addr: int, length: int, prot: int) -> None:
+        libc.check(libc.mprotect(addr, length, prot), "mprotect")
+
+    def mremap(self, addr: int, old_length: int, new_length: int, flags: int, new_addr: int = 0) -> int:
+        return libc.check_address(libc.mremap(addr, old_length, new_length, flags, new_addr), "mremap")
+
+    def madvise(self, addr: int, length: int, advice: int) -> None:
+        libc.check(libc.madvise(addr, length, advice), "madvise")
+
+    def msync(self, addr: int, length: int, flags: int) -> None:
+        libc.check(libc.msync(addr, length, flags), "msync")
+
+    # ---- files that back memory ------------------------------------------------------------------
+
+    def memfd_create(self, name: str, flags: int) -> int:
+        return os.memfd_create(name, flags)
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
+        libc.check(libc.fallocate(fd, mode, offset, length), "fallocate")
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    # ---- memory ----------------------------------------------------------------------------------
+
+    def load(self, addr: int, length: int) -> bytes:
+        return ctypes.string_at(addr, length)
+
+    def store(self, addr: int, data: bytes) -> None:
+        # memmove from a pinned bytes object: the store happens in user mode, in this thread.
+        ctypes.memmove(addr, data, len(data))
+
+    def copy_from_user(self, addr: int, length: int) -> bytes:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            return b"".join(self._through_pipe(reader, writer, addr, length))
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def _through_pipe(self, reader: int, writer: int, addr: int, length: int) -> list[bytes]:
+        parts = []
+        while length:
+            # PIPE_BUF bytes always fit in an empty pipe, so the write never blocks.
+            count = libc.check(libc.write(writer, addr, min(length, select.PIPE_BUF)), "write")
+            parts.append(os.read(reader, count))
+            addr += count
+            length -= count
+        return parts
+
+    def copy_to_user(self, addr: int, data: bytes) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            for at in range(0, len(data), select.PIPE_BUF):
+                part = data[at : at + select.PIPE_BUF]
+                os.write(writer, part)
+                done = libc.check(libc.read(reader, addr + at, len(part)), "read")
+                if done < len(part):
+                    raise OSError(errno.EFAULT, f"read: {os.strerror(errno.EFAULT)}")
+        finally:
+            os.close(reader)
+            os.close(writer)
