@@ -48,7 +48,7 @@ class AddrRange:
         return self.start <= addr < self.end
 
     def covers(self, other: AddrRange) -> bool:
-        """Whether all of another range lies inside. An empty range is covered where its start is inside or at an end."""
+        """Whether all of another range lies inside. An empty one does where its start is inside or an end."""
         return self.start <= other.start and other.end <= self.end
 
     def overlaps(self, other: AddrRange) -> bool:
@@ -183,7 +183,8 @@ def expand(runs: Runs) -> NDArray[np.int64]:
     if (lengths == 1).all():
         return runs[:, 0].copy()
     before = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) + np.repeat(runs[:, 0] - before, lengths)
+    shift: NDArray[np.int64] = np.repeat(runs[:, 0] - before, lengths)
+    return shift + np.arange(len(shift))
 
 
 def runs_of_mask(mask: NDArray[np.bool_]) -> Runs:

@@ -50,5 +50,5 @@ def _IOWR(kind: int, number: int, size: int) -> int:
 
 
 def ioctl_number(request: int) -> int:
-    """The number field of a request: bit position in the words that ``UFFDIO_API`` and ``UFFDIO_REGISTER`` return."""
+    """The number field: its bit position in the words that UFFDIO_API and UFFDIO_REGISTER return."""
     return request >> _IOC_NRSHIFT & (1 << _IOC_NRBITS) - 1

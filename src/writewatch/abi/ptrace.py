@@ -60,7 +60,8 @@ class UserRegs(ctypes.Structure):
         (name, ctypes.c_uint64)
         for name in (
             "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi",
-            "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+            "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es",
+            "fs", "gs",
         )
     )  # fmt: skip
 

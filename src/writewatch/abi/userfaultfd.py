@@ -303,5 +303,6 @@ class UffdMsg(ctypes.Structure):
 
 
 #: ``struct uffd_msg`` for bulk reading; the three words of the union by position:
-#: page fault (flags, address, ptid), fork (ufd, -, -), remap (from, to, len), remove and unmap (start, end, -).
+#: page fault (flags, address, ptid), fork (ufd, -, -), remap (from, to, len), remove and unmap
+#: (start, end, -).
 UFFD_MSG: Final = np.dtype([("event", "<u8"), ("arg", "<u8", (3,))])

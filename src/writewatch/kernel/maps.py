@@ -1,6 +1,6 @@
-"""``/proc/PID/maps``, and the few lines of ``smaps`` and ``status`` that matter to tracking.
+r"""``/proc/PID/maps``, and the few lines of ``smaps`` and ``status`` that matter to tracking.
 
-Formats: ``Documentation/filesystems/proc.rst``. A path is escaped by the kernel (``\\012`` for a newline),
+Formats: ``Documentation/filesystems/proc.rst``. A path is escaped by the kernel (``\012`` for a newline),
 so a line is a line. Parsing is apart from reading: the parsers take bytes.
 """
 
