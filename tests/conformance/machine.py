@@ -1,0 +1,219 @@
+"""What this machine offers the cases: set up on first need, put back at the end of the session."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import pathlib
+import subprocess
+import tempfile
+from collections.abc import Callable
+
+from tests.conformance.world import Need
+
+_THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
+_HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+_N_HUGEPAGES = 64
+_SWAP_MIB = 64
+
+_answers: dict[Need, str] = {}
+_undo = contextlib.ExitStack()
+
+
+def lacks(need: Need) -> str:
+    """Why the machine cannot serve a need, empty when it can; found out once."""
+    if need not in _answers:
+        _answers[need] = _PROBES[need]()
+    return _answers[need]
+
+
+def restore() -> None:
+    """Put back everything that was set up."""
+    _undo.close()
+    _answers.clear()
+
+
+# ---- borrowed settings ---------------------------------------------------------------------------
+
+
+class _Borrowed:
+    """A system-wide setting held by a shared lock: the last of several sessions puts it back.
+
+    The lock file keeps the setting's first value, so that whoever comes last knows it.
+    """
+
+    def __init__(self, name: str) -> None:
+        path = pathlib.Path(tempfile.gettempdir()) / f"writewatch-conformance-{os.getuid()}-{name}"
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = path
+
+    def take(self, read: Callable[[], str], change: Callable[[], None]) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        if not os.pread(self._fd, 1, 0):
+            os.pwrite(self._fd, read().encode(), 0)
+        change()
+        fcntl.flock(self._fd, fcntl.LOCK_SH)
+
+    def give_back(self, restore_to: Callable[[str], None]) -> None:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            before = os.pread(self._fd, 4096, 0).decode()
+            if before:
+                restore_to(before)
+                os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def _borrow_file(path: pathlib.Path, value: str) -> None:
+    """Write a setting now, and its value of before at the end."""
+    borrowed = _Borrowed(path.name)
+    borrowed.take(lambda: path.read_text(encoding="ascii").strip(), lambda: _write(path, value))
+    _undo.callback(borrowed.give_back, lambda before: _write(path, before))
+
+
+def _write(path: pathlib.Path, value: str) -> None:
+    path.write_text(value + "\n", encoding="ascii")
+
+
+# ---- probes --------------------------------------------------------------------------------------
+
+
+def _as_root(path: pathlib.Path) -> str:
+    return "" if os.access(path, os.W_OK) else f"{path} is not writable for uid {os.geteuid()}"
+
+
+def _hugetlb() -> str:
+    if reason := _as_root(_HUGEPAGES):
+        return reason
+    try:
+        if int(_HUGEPAGES.read_text(encoding="ascii")) < _N_HUGEPAGES:
+            _borrow_file(_HUGEPAGES, str(_N_HUGEPAGES))
+    except OSError as failure:
+        return f"{_HUGEPAGES} refuses: {failure.strerror}"
+    given = int(_HUGEPAGES.read_text(encoding="ascii"))
+    return "" if given >= _N_HUGEPAGES else f"the kernel gave {given} huge pages of {_N_HUGEPAGES}"
+
+
+def _thp() -> str:
+    return _selected(_THP / "enabled", ("madvise", "always"))
+
+
+def _shmem_thp() -> str:
+    path = _THP / "shmem_enabled"
+    if not _selected(path, ("advise", "always", "within_size", "force")):
+        return ""
+    if reason := _as_root(path):
+        return reason
+    before = _chosen(path)
+    borrowed = _Borrowed("shmem_enabled")
+    borrowed.take(lambda: before, lambda: _write(path, "advise"))
+    _undo.callback(borrowed.give_back, lambda value: _write(path, value))
+    return ""
+
+
+def _chosen(path: pathlib.Path) -> str:
+    text = path.read_text(encoding="ascii")
+    return text[text.index("[") + 1 : text.index("]")]
+
+
+def _selected(path: pathlib.Path, wanted: tuple[str, ...]) -> str:
+    try:
+        chosen = _chosen(path)
+    except (OSError, ValueError):
+        return f"{path} is missing"
+    return "" if chosen in wanted else f"{path} says {chosen}"
+
+
+def _swap() -> str:
+    if os.geteuid() != 0:
+        return "only root can add a swap area"
+    if len(pathlib.Path("/proc/swaps").read_text(encoding="ascii").splitlines()) > 1:
+        return ""
+    path = pathlib.Path(tempfile.gettempdir()) / "writewatch-conformance-swapfile"
+    borrowed = _Borrowed("swap")
+    try:
+        borrowed.take(lambda: str(path), lambda: _add_swap(path))
+    except (OSError, subprocess.CalledProcessError) as failure:
+        path.unlink(missing_ok=True)
+        borrowed.give_back(lambda _: None)
+        return f"swapon refuses: {failure}"
+    _undo.callback(borrowed.give_back, _remove_swap)
+    return ""
+
+
+def _add_swap(path: pathlib.Path) -> None:
+    with open(path, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        os.posix_fallocate(file.fileno(), 0, _SWAP_MIB << 20)
+    subprocess.run(["mkswap", str(path)], check=True, capture_output=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.swapon(str(path).encode(), 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _remove_swap(path: str) -> None:
+    ctypes.CDLL(None).swapoff(path.encode())
+    pathlib.Path(path).unlink(missing_ok=True)
+
+
+def _ksm() -> str:
+    run = pathlib.Path("/sys/kernel/mm/ksm/run")
+    if reason := _as_root(run):
+        return reason
+    return ""
+
+
+def _compaction() -> str:
+    return _as_root(pathlib.Path("/proc/sys/vm/compact_memory"))
+
+
+def _privilege() -> str:
+    status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
+    effective = int(status.split("CapEff:")[1].split()[0], 16)
+    return "" if effective >> 19 & 1 else "the test run lacks it"
+
+
+def _smaps() -> str:
+    text = pathlib.Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")
+    return "" if "VmFlags:" in text else "this kernel does not print them"
+
+
+def _device() -> str:
+    path = pathlib.Path("/dev/userfaultfd")
+    if not path.exists():
+        return "it does not exist"
+    return "" if os.access(path, os.R_OK | os.W_OK) else "it may not be opened"
+
+
+def _secretmem() -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(ctypes.c_long(447), ctypes.c_uint(0))
+    if fd < 0:
+        return os.strerror(ctypes.get_errno())
+    os.close(fd)
+    return ""
+
+
+def _always() -> str:
+    return ""
+
+
+_PROBES: dict[Need, Callable[[], str]] = {
+    Need.HUGETLB: _hugetlb,
+    Need.THP: _thp,
+    Need.SHMEM_THP: _shmem_thp,
+    Need.SWAP: _swap,
+    Need.REGULAR_FILE: _always,
+    Need.KSM: _ksm,
+    Need.COMPACTION: _compaction,
+    Need.PRIVILEGE: _privilege,
+    Need.EXEC: _always,
+    Need.MLOCK: _always,
+    Need.SMAPS: _smaps,
+    Need.FAULT_COUNT: _always,
+    Need.DEVICE: _device,
+    Need.SECRETMEM: _secretmem,
+}

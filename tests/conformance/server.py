@@ -1,0 +1,228 @@
+"""What runs in the child processes of a ``LinuxWorld``: a zygote that forks worlds, and a world's loop.
+
+``python -m tests.conformance.server FD LIBRARY`` is the zygote: warm imports, no threads, its own process
+group. Each message over a connection is one request and is answered once; a fork sends the new
+connection's descriptor first. A world that loses its connection ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from tests.conformance.access import Access
+from tests.conformance.world import MemorySignal
+from writewatch.kernel import libc
+from writewatch.kernel.calls import LinuxCalls
+from writewatch.kernel.maps import read_smaps
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Calls(LinuxCalls):
+    """The calls of this process, with accesses whose signals are observations."""
+
+    def __init__(self, access: Access) -> None:
+        super().__init__()
+        self._access = access
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def load(self, addr: int, length: int) -> bytes:
+        return self._access.load(addr, length)
+
+    def store(self, addr: int, data: bytes) -> None:
+        self._access.store(addr, data)
+
+    def store_faults(self, addr: int, data: bytes) -> int:
+        return self._access.store(addr, data)
+
+    def touch(self, addresses: list[int], value: int) -> None:
+        self._access.touch(addresses, value)
+
+    def mlock(self, addr: int, length: int) -> None:
+        libc.check(self._libc.mlock(ctypes.c_void_p(addr), ctypes.c_size_t(length)), "mlock")
+
+    def memfd_secret(self) -> int:
+        return int(libc.check(self._libc.syscall(ctypes.c_long(447), ctypes.c_uint(0)), "memfd_secret"))
+
+    def seal(self, fd: int, seals: int) -> None:
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+
+    def vm_flags(self, addr: int) -> frozenset[str]:
+        return next(entry.flags for entry in read_smaps() if entry.vma.start <= addr < entry.vma.end)
+
+    def uffd_features(self, fd: int) -> int:
+        text = pathlib.Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
+        return int(text.split("API:")[1].split(":")[1], 16)
+
+    def regular_file(self, path: str, length: int, flags: int) -> int:
+        with open(path, "wb") as file:
+            file.truncate(length)
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        os.unlink(path)
+        return fd
+
+    def drop_privileges(self, uid: int) -> None:
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        return os.pread(fd, length, offset)
+
+
+class _Thread:
+    """One call in a thread, and where that thread waits."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.outcome: tuple[bool, Any] | None = None
+        self._ended = threading.Event()
+        self._call = call
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self.thread_id = self._thread.native_id
+
+    def _run(self) -> None:
+        self.outcome = _attempt(self._call)
+        self._ended.set()
+
+    def settle(self) -> bool:
+        # Linux says where a thread sleeps; every wait for a userfaultfd is in a function of that name.
+        wait_channel = pathlib.Path(f"/proc/self/task/{self.thread_id}/wchan")
+        while not self._ended.is_set():
+            try:
+                channel = wait_channel.read_text(encoding="ascii")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if "userfault" in channel and not self._ended.is_set():
+                return False
+            os.sched_yield()
+        return True
+
+    def result(self) -> tuple[bool, Any]:
+        self._ended.wait()
+        assert self.outcome is not None
+        return self.outcome
+
+
+def _attempt(call: Callable[[], Any]) -> tuple[bool, Any]:
+    try:
+        return True, call()
+    except (OSError, MemorySignal, ValueError, TypeError, AttributeError, StopIteration) as failure:
+        return False, failure
+
+
+class Server:
+    """The loop of one world."""
+
+    def __init__(self, connection: Connection, calls: Calls) -> None:
+        self._connection = connection
+        self._calls = calls
+        self._threads: list[_Thread] = []
+
+    def serve(self) -> None:
+        """Answer requests until the connection closes; never returns."""
+        while True:
+            try:
+                method, arguments = self._connection.recv()
+                answer = _attempt(lambda: self._perform(method, arguments))  # noqa: B023
+                self._connection.send((answer, _outputs(arguments)))
+            except (EOFError, ConnectionError):
+                os._exit(0)
+
+    def _perform(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        own = getattr(self, f"do_{method}", None)
+        return own(*arguments) if own is not None else getattr(self._calls, method)(*arguments)
+
+    def do_batch(self, requests: list[tuple[str, tuple[Any, ...]]]) -> list[tuple[bool, Any]]:
+        return [_attempt(lambda: getattr(self._calls, m)(*a)) for m, a in requests]  # noqa: B023
+
+    def do_fork(self) -> int:
+        """Receives the child's end of a connection, then forks; the child serves on it."""
+        handle = reduction.recv_handle(self._connection)
+        return self._fork(Connection(handle))
+
+    def _fork(self, connection: Connection) -> int:
+        with warnings.catch_warnings():
+            # Threads blocked in a fault are what some cases are about; the child has only this one.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            self._connection.close()
+            Server(connection, self._calls).serve()
+        connection.close()
+        return pid
+
+    def do_spawn_fork(self) -> tuple[int, int | None]:
+        connection = Connection(reduction.recv_handle(self._connection))
+        return self._start(lambda: self._fork(connection))
+
+    def do_spawn(self, method: str, arguments: tuple[Any, ...]) -> tuple[int, int | None]:
+        return self._start(lambda: getattr(self._calls, method)(*arguments))
+
+    def _start(self, call: Callable[[], Any]) -> tuple[int, int | None]:
+        thread = _Thread(call)
+        self._threads.append(thread)
+        return len(self._threads) - 1, thread.thread_id
+
+    def do_settle(self, index: int) -> bool:
+        return self._threads[index].settle()
+
+    def do_result(self, index: int) -> tuple[bool, Any]:
+        return self._threads[index].result()
+
+    def do_send_descriptor(self, fd: int) -> None:
+        reduction.send_handle(self._connection, fd, os.getpid())
+
+    def do_receive_descriptor(self) -> int:
+        return reduction.recv_handle(self._connection)
+
+    def do_execute(self) -> None:
+        """The new program holds the connection open and reads it until its end."""
+        os.set_inheritable(self._connection.fileno(), True)
+        self._connection.send(((True, None), ()))
+        os.dup2(self._connection.fileno(), 0)
+        os.execvp("cat", ["cat"])
+
+
+def _outputs(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a call may have changed in place: structures and arrays."""
+    return tuple(a if isinstance(a, ctypes.Structure | np.ndarray) else None for a in arguments)
+
+
+def zygote(connection: Connection, calls: Calls) -> None:
+    """Fork a world for each descriptor received, until the connection closes; then end them all."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        try:
+            connection.recv()
+        except (EOFError, ConnectionError):
+            os.killpg(0, signal.SIGKILL)
+        handle = reduction.recv_handle(connection)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            libc.check(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
+            if os.getppid() != parent:
+                os._exit(0)
+            connection.close()
+            Server(Connection(handle), calls).serve()
+        os.close(handle)
+        connection.send(pid)
+
+
+if __name__ == "__main__":
+    os.setpgid(0, 0)
+    zygote(Connection(int(sys.argv[1])), Calls(Access(sys.argv[2])))
