@@ -4,6 +4,7 @@
  * copy goes byte by byte, upwards, so that what was done before the failing page is known. Built on the
  * spot by access.py with the C compiler of the machine.
  */
+#define _GNU_SOURCE 1 /* RUSAGE_THREAD */
 #include <setjmp.h>
 #include <signal.h>
 #include <stddef.h>

@@ -146,9 +146,11 @@ class LinuxWorld(World):
 
     def spawn(self, method: str, *arguments: Any) -> Task:
         if method != "fork":
-            return LinuxTask(self, *self.request("spawn", method, arguments), None)
+            index, thread_id = self.request("spawn", method, arguments)
+            return LinuxTask(self, index, thread_id, None)
         ours = self._hand_over("spawn_fork")
-        return LinuxTask(self, *self._answer("spawn_fork", ()), ours)
+        index, thread_id = self._answer("spawn_fork", ())
+        return LinuxTask(self, index, thread_id, ours)
 
     def fork(self) -> World:
         ours = self._hand_over("fork")

@@ -12,6 +12,14 @@ import tempfile
 from collections.abc import Callable
 
 from tests.conformance.world import Need
+from writewatch.abi.userfaultfd import (
+    UFFD_API,
+    UFFD_FEATURE_WP_ASYNC,
+    UFFD_USER_MODE_ONLY,
+    UFFDIO_API,
+    UffdioApi,
+)
+from writewatch.kernel import libc
 
 _THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
 _HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
@@ -217,3 +225,15 @@ _PROBES: dict[Need, Callable[[], str]] = {
     Need.DEVICE: _device,
     Need.SECRETMEM: _secretmem,
 }
+
+
+def lacks_userfaultfd() -> str:
+    """Why the running kernel gives no userfaultfd with WP_ASYNC, empty when it does."""
+    try:
+        fd = libc.syscall("userfaultfd", os.O_CLOEXEC | UFFD_USER_MODE_ONLY)
+    except OSError as failure:
+        return f"needs userfaultfd, which this kernel or container refuses: {failure.strerror}"
+    handshake = UffdioApi(UFFD_API, UFFD_FEATURE_WP_ASYNC, 0)
+    refused = libc.ioctl(fd, UFFDIO_API, ctypes.addressof(handshake)) == -1
+    os.close(fd)
+    return "needs UFFD_FEATURE_WP_ASYNC, which Linux has since v6.7" if refused else ""
