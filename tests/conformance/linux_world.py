@@ -204,6 +204,12 @@ class LinuxWorld(World):
     def mlock(self, addr: int, length: int) -> None:
         self.request("mlock", addr, length)
 
+    def memfd_secret(self) -> int:
+        return int(self.request("memfd_secret"))
+
+    def seal(self, fd: int, seals: int) -> None:
+        self.request("seal", fd, seals)
+
     def vm_flags(self, addr: int) -> frozenset[str]:
         return frozenset(self.request("vm_flags", addr))
 

@@ -9,7 +9,7 @@ What it expects of ``writewatch.model.calls.ModelCalls`` beyond ``KernelCalls``:
   runs behind its back: a task goes on inside the call that wakes it, or in ``settle``.
 * ``fork() -> ModelCalls`` for the child, ``exit()``, ``execve()``, ``pid``,
   ``send_descriptor(fd, other) -> int``.
-* ``regular_file(length, writable) -> int``, ``mlock(addr, length)``, ``vm_flags(addr)``,
+* ``regular_file(length, writable) -> int``, ``mlock(addr, length)``, ``vm_flags(addr)``, ``seal(fd, seals)``,
   ``uffd_features(fd)``, ``touch(addresses, value)``.
 * A load or store that gets a signal raises an exception with attributes ``signal``, ``address``, ``code``.
 """
@@ -120,6 +120,12 @@ class ModelWorld(World):
 
     def mlock(self, addr: int, length: int) -> None:
         self._own.mlock(addr, length)
+
+    def memfd_secret(self) -> int:
+        return int(self._own.memfd_secret())
+
+    def seal(self, fd: int, seals: int) -> None:
+        self._own.seal(fd, seals)
 
     def vm_flags(self, addr: int) -> frozenset[str]:
         return frozenset(self._own.vm_flags(addr))

@@ -149,6 +149,14 @@ class World(abc.ABC):
         """mlock(2)."""
 
     @abc.abstractmethod
+    def memfd_secret(self) -> int:
+        """memfd_secret(2): a descriptor of memory that even the kernel does not map."""
+
+    @abc.abstractmethod
+    def seal(self, fd: int, seals: int) -> None:
+        """``F_ADD_SEALS`` on a memfd."""
+
+    @abc.abstractmethod
     def vm_flags(self, addr: int) -> frozenset[str]:
         """``VmFlags`` of the VMA at an address."""
 
