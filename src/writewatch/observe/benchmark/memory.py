@@ -60,13 +60,21 @@ def allocate(size_bytes: int, kind: PageKind) -> Memory:
     return Memory(buffer, kind)
 
 
-def huge_pages_allowed() -> bool:
-    """Whether madvise can ask for transparent huge pages here."""
+def huge_share(size_bytes: int) -> float:
+    """Which share of so much memory comes as huge pages when madvise asks for them, from 0 to 1."""
+    before = _anonymous_huge_bytes()
     try:
-        setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
+        memory = allocate(size_bytes, "thp")
     except OSError:
-        return False
-    return "[never]" not in setting
+        return 0.0
+    return (_anonymous_huge_bytes() - before) / len(memory.buffer)
+
+
+def _anonymous_huge_bytes() -> int:
+    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
+        if line.startswith("AnonHugePages:"):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 def choose_pages(n_pages: int, fraction: float, pattern: Pattern) -> NDArray[np.int64]:
