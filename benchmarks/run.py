@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cached_property, partial
 
 from benchmarks import budgets
 from benchmarks.backends import BACKENDS, BackendCost, backend_cost
@@ -94,7 +94,7 @@ class Run:
         if sentence not in self.results.notes:
             self.results.notes.append(sentence)
 
-    @cache  # noqa: B019  # one run a process
+    @cached_property
     def _huge_share(self) -> float:
         return huge_share(self._plan.sizes[0])
 
@@ -154,9 +154,9 @@ class Run:
             self._note(f"Backend {name} is skipped: {reason}.")
 
     def _cell(self, workload: Workload) -> None:
-        if workload.kind == "thp" and self._huge_share() < 0.9:
+        if workload.kind == "thp" and self._huge_share < 0.9:
             self._note(
-                f"Huge pages are skipped: {self._huge_share():.0%} of memory came as such; "
+                f"Huge pages are skipped: {self._huge_share:.0%} of memory came as such; "
                 "set /sys/kernel/mm/transparent_hugepage/enabled to madvise."
             )
         elif self._fits(workload.size_bytes, f"collect of {workload.size_bytes >> 20} MiB"):

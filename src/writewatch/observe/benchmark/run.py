@@ -22,7 +22,8 @@ from writewatch.observe.benchmark.timing import Effort
 from writewatch.observe.benchmark.writes import FirstWrite, first_writes
 
 _FRACTIONS: Final = (0.0, 0.001, 0.01, 0.1, 1.0)
-_EFFORT: Final = Effort(least=5, most=25, seconds=0.8)
+#: How often each operation, when nobody says otherwise.
+EFFORT: Final = Effort(least=5, most=25, seconds=0.8)
 
 #: The steps of a run, for a progress bar: one for each fraction, and those in ``measure``.
 N_STEPS: Final = len(_FRACTIONS) + 4
@@ -72,16 +73,16 @@ def measure(size_bytes: int, step: Callable[[str], None] = lambda _: None) -> Re
     if peers and not followers:
         notes.append(f"C is not beside collect: track() picked {backend} here, and C repeats only {ASYNC}.")
     step("is_clean")
-    is_clean = compare_is_clean(followers, size_bytes, Effort(least=9, most=201, seconds=0.5))
+    is_clean = compare_is_clean(followers, size_bytes, EFFORT)
     collects = []
     for fraction in _FRACTIONS:
         step(f"collect, {fraction:.1%} written")
         workload = Workload(size_bytes, "4k", fraction, "random")
-        collects.append(compare_collect(followers, workload, _EFFORT))
+        collects.append(compare_collect(followers, workload, EFFORT))
     step("first writes")
     writes, refused = _first_writes(peers, size_bytes)
     step("hashing, comparing, copying")
-    content, missing = brute_force(peers, allocate(size_bytes, "4k"))
+    content, missing = brute_force(peers, allocate(size_bytes, "4k"), EFFORT)
     return Report(
         Machine.here(),
         backend,
@@ -104,4 +105,4 @@ def _peers() -> tuple[Peers | None, list[str]]:
 def _first_writes(peers: Peers | None, size_bytes: int) -> tuple[tuple[FirstWrite, ...], tuple[str, ...]]:
     if peers is None:
         return (), ()
-    return first_writes(peers, allocate(size_bytes, "4k"))
+    return first_writes(peers, allocate(size_bytes, "4k"), effort=EFFORT)
