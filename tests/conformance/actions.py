@@ -119,6 +119,11 @@ class Area:
     def advise(self, advice: int) -> None:
         self.place.calls.madvise(self.start, self.length, advice)
 
+    def page_out(self) -> None:
+        """Swap the area out; skipped where the machine has no swap area."""
+        self.place.world.needs(Need.SWAP)
+        self.place.world.page_out(self.start, self.length)
+
     def protection(self, prot: int) -> None:
         self.place.calls.mprotect(self.start, self.length, prot)
 

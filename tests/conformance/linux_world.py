@@ -210,6 +210,12 @@ class LinuxWorld(World):
     def seal(self, fd: int, seals: int) -> None:
         self.request("seal", fd, seals)
 
+    def page_out(self, addr: int, length: int) -> None:
+        self.request("page_out", addr, length)
+
+    def compact_memory(self) -> None:
+        machine.compact_memory()
+
     def vm_flags(self, addr: int) -> frozenset[str]:
         return frozenset(self.request("vm_flags", addr))
 

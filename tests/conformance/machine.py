@@ -167,11 +167,9 @@ def _remove_swap(path: str) -> None:
     pathlib.Path(path).unlink(missing_ok=True)
 
 
-def _ksm() -> str:
-    run = pathlib.Path("/sys/kernel/mm/ksm/run")
-    if reason := _as_root(run):
-        return reason
-    return ""
+def compact_memory() -> None:
+    """Compact every zone, and return when it is done."""
+    _write(pathlib.Path("/proc/sys/vm/compact_memory"), "1")
 
 
 def _compaction() -> str:
@@ -215,7 +213,6 @@ _PROBES: dict[Need, Callable[[], str]] = {
     Need.SHMEM_THP: _shmem_thp,
     Need.SWAP: _swap,
     Need.REGULAR_FILE: _always,
-    Need.KSM: _ksm,
     Need.COMPACTION: _compaction,
     Need.PRIVILEGE: _privilege,
     Need.EXEC: _always,

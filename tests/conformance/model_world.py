@@ -22,10 +22,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from tests.conformance.world import MemorySignal, Need, Task, Unavailable, World
+from writewatch.abi import mman
 from writewatch.abi.calls import KernelCalls
 
 #: What the model does not have, with the reason that a skip shows.
-MISSING: dict[Need, str] = {}
+MISSING: dict[Need, str] = {
+    Need.COMPACTION: "the model has no compaction; frames never move",
+}
 
 
 def boot() -> ModelWorld:
@@ -126,6 +129,12 @@ class ModelWorld(World):
 
     def seal(self, fd: int, seals: int) -> None:
         self._own.seal(fd, seals)
+
+    def page_out(self, addr: int, length: int) -> None:
+        self.calls.madvise(addr, length, mman.MADV_PAGEOUT)
+
+    def compact_memory(self) -> None:
+        self._own.compact_memory()
 
     def vm_flags(self, addr: int) -> frozenset[str]:
         return frozenset(self._own.vm_flags(addr))

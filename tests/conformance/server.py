@@ -23,6 +23,7 @@ import numpy as np
 
 from tests.conformance.access import Access
 from tests.conformance.world import MemorySignal
+from writewatch.abi.mman import MADV_PAGEOUT
 from writewatch.kernel import libc
 from writewatch.kernel.calls import LinuxCalls
 from writewatch.kernel.maps import read_smaps
@@ -45,7 +46,19 @@ class Calls(LinuxCalls):
         self._access.store(addr, data)
 
     def store_faults(self, addr: int, data: bytes) -> int:
+        # A fresh child still copies its own stack on write; the first store takes those faults.
+        scratch = ctypes.create_string_buffer(len(data))
+        self._access.store(ctypes.addressof(scratch), data)
         return self._access.store(addr, data)
+
+    def page_out(self, addr: int, length: int) -> None:
+        # A page waits in a per-CPU batch before it is on an LRU list, where MADV_PAGEOUT cannot take it;
+        # the call drains the batch of the CPU it runs on.
+        allowed = os.sched_getaffinity(0)
+        for cpu in allowed:
+            os.sched_setaffinity(0, {cpu})
+            self.madvise(addr, length, MADV_PAGEOUT)
+        os.sched_setaffinity(0, allowed)
 
     def touch(self, addresses: list[int], value: int) -> None:
         self._access.touch(addresses, value)

@@ -61,7 +61,6 @@ class Need(enum.Enum):
     SHMEM_THP = "transparent huge pages of shmem on request"
     SWAP = "a swap area, which only root can add"
     REGULAR_FILE = "a regular file on a filesystem with a page cache"
-    KSM = "KSM, which only root can run"
     COMPACTION = "memory compaction on request, which only root can start"
     PRIVILEGE = "CAP_SYS_PTRACE"
     EXEC = "execve"
@@ -155,6 +154,14 @@ class World(abc.ABC):
     @abc.abstractmethod
     def seal(self, fd: int, seals: int) -> None:
         """``F_ADD_SEALS`` on a memfd."""
+
+    @abc.abstractmethod
+    def page_out(self, addr: int, length: int) -> None:
+        """``MADV_PAGEOUT`` that reaches every page, also one that was touched just now."""
+
+    @abc.abstractmethod
+    def compact_memory(self) -> None:
+        """Migrate pages, as writing to ``/proc/sys/vm/compact_memory`` does."""
 
     @abc.abstractmethod
     def vm_flags(self, addr: int) -> frozenset[str]:
