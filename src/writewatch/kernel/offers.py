@@ -7,8 +7,8 @@ no descriptor, no mapping, no thread, no child, and no bit of anybody else's mem
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import Final
 
 from writewatch.abi import pagemap as pm
 from writewatch.abi import userfaultfd as abi
@@ -23,9 +23,6 @@ from writewatch.kernel.refusals import (
 )
 from writewatch.kernel.scratch import Scratch, scratch
 from writewatch.kernel.userfaultfd import Userfaultfd
-
-_NEEDS_6_7: Final = "use Linux 6.7 or newer"
-
 
 # ---- userfaultfd ---------------------------------------------------------------------------------
 
@@ -83,6 +80,8 @@ def _enable(calls: KernelCalls, name: str) -> str:
     try:
         Userfaultfd(feature.bit, calls=calls).close()
     except OSError as refusal:
+        if refusal.errno != errno.EINVAL:
+            raise
         since = ".".join(map(str, feature.since))
         raise NotWorkingError(
             f"this kernel does not know UFFD_FEATURE_{name}", "kernel", f"use Linux {since} or newer"
@@ -99,6 +98,8 @@ def wp_shmem(calls: KernelCalls) -> str:
             uffd.register(start, length, wp=True)
             has_hugetlb = uffd.features & abi.UFFD_FEATURE_WP_HUGETLBFS_SHMEM
     except OSError as refusal:
+        if refusal.errno != errno.EINVAL:
+            raise
         detail = "shared memory cannot be registered for write-protection"
         raise NotWorkingError(detail, "kernel", "use Linux 5.19 or newer") from refusal
     finally:
@@ -139,7 +140,9 @@ def pagemap_scan(calls: KernelCalls) -> str:
         with scratch(calls, 1) as memory:
             memory.scan(mask=pm.PAGE_IS_WPALLOWED, returned=pm.PAGE_IS_WRITTEN)
     except OSError as refusal:
-        raise NotWorkingError(f"{refusal.strerror}", "kernel", _NEEDS_6_7) from refusal
+        if refusal.errno not in (errno.ENOTTY, errno.EINVAL):
+            raise
+        raise NotWorkingError(f"{refusal.strerror}", "kernel", "use Linux 6.7 or newer") from refusal
     return "PAGEMAP_SCAN answers"
 
 

@@ -156,10 +156,17 @@ def _probe(calls: KernelCalls) -> Capabilities:
         kernel=f"{platform.system()} {platform.release()}",
         page_size=calls.page_size,
         huge_page_size=calls.huge_page_size,
-        features=offers.all_features(calls) if found["userfaultfd"].works else 0,
-        categories=offers.all_categories(calls) if found["pagemap_scan"].works else 0,
+        features=_bits(offers.all_features, calls) if found["userfaultfd"].works else 0,
+        categories=_bits(offers.all_categories, calls) if found["pagemap_scan"].works else 0,
         items=tuple(found.values()),
     )
+
+
+def _bits(count: Callable[[KernelCalls], int], calls: KernelCalls) -> int:
+    try:
+        return count(calls)
+    except OSError:  # no descriptor left, or no memory: the trials have said so
+        return 0
 
 
 def _dependent(name: str, lacking: Capability) -> Capability:
@@ -172,8 +179,13 @@ def _tried(name: str, trial: Trial, calls: KernelCalls) -> Capability:
         return Capability(name, False, detail, "kernel", "use Linux 6.7 or newer")
     try:
         return Capability(name, True, trial(calls))
-    except (OSError, NotWorkingError) as error:
-        why = explain(error) if isinstance(error, OSError) else error
+    except NotWorkingError as error:
+        why = error
+    except OSError as error:
+        why = explain(error)
+    except Exception as error:
+        # Systems that only resemble Linux (gVisor, WSL1) may answer what no trial has thought of.
+        why = NotWorkingError(f"the trial failed: {type(error).__name__}: {error}", "kernel")
     hidden = hidden_from(calls)
     if hidden and _tried(name, trial, unhidden(calls)).works:
         names = ", ".join(sorted(hidden))

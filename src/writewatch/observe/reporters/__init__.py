@@ -1,0 +1,1 @@
+"""Reporters turn frozen values into text; they open nothing and ask nothing."""
