@@ -99,8 +99,14 @@ class KernelCalls(Protocol):
         """Open ``/proc/PID/pagemap`` for reading; None means this process. Bound to its present mm."""
         ...
 
-    def read_pagemap(self, fd: int, first_page: int, n_pages: int) -> NDArray[np.uint64]:
-        """pread(2) of entries, one per base page; shorter past the end of user space or of a dead mm."""
+    def read_pagemap(
+        self, fd: int, first_page: int, n_pages: int, out: NDArray[np.uint64] | None = None
+    ) -> NDArray[np.uint64]:
+        """pread(2) of entries, one per base page; shorter past the end of user space or of a dead mm.
+
+        ``out``, of at least ``n_pages`` entries, receives them, and a view of it is returned: reading then
+        allocates nothing that could fault.
+        """
         ...
 
     def pagemap_scan(self, fd: int, argument: PmScanArg, vec: NDArray[np.void] | None) -> int:
@@ -128,6 +134,10 @@ class KernelCalls(Protocol):
 
     def minor_faults(self) -> int:
         """``ru_minflt`` of the whole process: faults that have completed, of all threads."""
+        ...
+
+    def own_minor_faults(self) -> int:
+        """``ru_minflt`` of the calling thread alone (``RUSAGE_THREAD``)."""
         ...
 
     # ---- the mm ----------------------------------------------------------------------------------

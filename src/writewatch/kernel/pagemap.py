@@ -1,0 +1,284 @@
+"""``Pagemap``: entries and PAGEMAP_SCAN of one process, over any ``KernelCalls``.
+
+The scan is one ioctl with many traps; this module is the one disciplined way around them:
+
+* The kernel collects at most 512 regions before it restarts its walk, and ``walk_end`` may then be stale.
+  Every request here passes room for 512, so the restart is never met, and a longer result is taken
+  in several requests. A longer vec would gain nothing: the kernel would fill it 512 at a time.
+* A request that fails half-way has already protected the pages before the failure. The kernel has copied
+  their regions out but does not say how many; the vec is zeroed before every request, so that they can be
+  counted, and the error carries them (``PartialScanError``).
+* The vec is a mapping of its own, touched beforehand: it never lies on a tracked page, and the copy
+  to it cannot fault after pages were protected.
+
+Truth: ``do_pagemap_scan()`` in ``fs/proc/task_mmu.c``; PAGEMAP_SCAN(2const).
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import threading
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from writewatch.abi.calls import KernelCalls
+from writewatch.abi.pagemap import (
+    PAGE_IS_WRITTEN,
+    PAGE_REGION,
+    PM_SCAN_CHECK_WPASYNC,
+    PM_SCAN_INTERNAL_REGIONS,
+    PM_SCAN_WP_MATCHING,
+    PmScanArg,
+)
+from writewatch.errors import UsageError
+from writewatch.kernel.default import default_calls
+from writewatch.pages import AddrRange
+
+_ARG_BYTES: Final = PmScanArg.size.size * len(PmScanArg._fields_)
+
+
+class PartialScanError(OSError):
+    """A scan failed after it had reported, and perhaps protected, a part.
+
+    Attributes:
+        regions: (n,) ``PAGE_REGION``: what was found before the failure. With ``write_protect`` those pages
+            are protected again, so this report is the only one they will have.
+        at: The request that failed began here, in bytes.
+    """
+
+    def __init__(self, cause: OSError, regions: NDArray[np.void], at: int) -> None:
+        super().__init__(cause.errno, f"{cause.strerror} (at {at:#x}, {len(regions)} regions before)")
+        self.regions = regions
+        self.at = at
+
+
+def touched_vec(n_regions: int = PM_SCAN_INTERNAL_REGIONS) -> NDArray[np.void]:
+    """(n_regions,) zeroed ``PAGE_REGION`` array on whole pages that nothing else shares.
+
+    The pages are written once here, so that the kernel's copy to them needs no allocation.
+    """
+    length = n_regions * PAGE_REGION.itemsize
+    vec: NDArray[np.void] = np.frombuffer(mmap.mmap(-1, length), PAGE_REGION, n_regions)
+    vec["end"] = 0
+    return vec
+
+
+class Pagemap:
+    """An open ``/proc/PID/pagemap``.
+
+    Bound to the mm that the process had when it was opened: after exit or exec, entries are empty and a
+    scan answers ESRCH. Reading needs ptrace-read access when opened, nothing afterwards. Threads may
+    share one object.
+
+    Args:
+        pid: Whose; None means this process.
+        calls: What to ask, by default the running kernel.
+
+    Raises:
+        OSError: EACCES or EPERM without the right to trace the process, ENOENT without such a process.
+    """
+
+    def __init__(self, pid: int | None = None, *, calls: KernelCalls | None = None) -> None:
+        self._calls = default_calls() if calls is None else calls
+        self._lock = threading.Lock()
+        self._vec = touched_vec()
+        self._fd = self._calls.open_pagemap(pid)
+
+    def fileno(self) -> int:
+        """The descriptor; ValueError when closed."""
+        if self._fd < 0:
+            raise ValueError("pagemap is closed")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close()`` was called."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Close the descriptor. A second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._calls.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Not a leak that needs a warning: the object owns nothing but this descriptor.
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
+    def __repr__(self) -> str:
+        return "<Pagemap closed>" if self.closed else f"<Pagemap fd={self._fd}>"
+
+    # ---- entries ---------------------------------------------------------------------------------
+
+    def entries(self, start: int, end: int) -> NDArray[np.uint64]:
+        """The entries of a range.
+
+        Args:
+            start: Rounded down to a page.
+            end: Rounded up to a page.
+
+        Returns:
+            (n_pages,) uint64, bits as in ``abi/pagemap.py``; unmapped pages are 0. Shorter past the end of
+            user space, and empty when the mm is gone.
+        """
+        page_size = self._calls.page_size
+        first = start // page_size
+        return self._calls.read_pagemap(self.fileno(), first, -(-end // page_size) - first)
+
+    # ---- scan ------------------------------------------------------------------------------------
+
+    def scan(
+        self,
+        start: int,
+        end: int,
+        *,
+        mask: int = 0,
+        anyof: int = 0,
+        inverted: int = 0,
+        returned: int = PAGE_IS_WRITTEN,
+        write_protect: bool = False,
+        check_wp_async: bool = False,
+        max_pages: int = 0,
+    ) -> NDArray[np.void]:
+        """All page regions of a range that match.
+
+        With ``x = categories ^ inverted`` a page matches when ``x`` has every bit of ``mask`` and, if ``anyof`` is
+        not 0, at least one bit of it. Without masks every page of every VMA matches; holes never do.
+
+        Args:
+            start: Page-aligned, in bytes.
+            end: In bytes; the kernel rounds it up to a page.
+            mask: ``PAGE_IS_*`` bits that must all be set.
+            anyof: ``PAGE_IS_*`` bits of which one must be set.
+            inverted: Bits that count as set when they are clear.
+            returned: Bits shown in ``categories``; neighbours are one region when these are equal.
+            write_protect: Protect the matching written pages in the same walk. No write is lost between
+                report and protection: the kernel does both under the page-table lock. Only VMAs
+                registered for asynchronous write-protection; others are passed over.
+            check_wp_async: Refuse (EPERM) a range that has a VMA not registered so.
+            max_pages: Stop after so many pages; 0 for no limit. With ``write_protect`` on hugetlb memory
+                it must be a multiple of the huge page: Linux passes over a huge page that does not fit.
+
+        Returns:
+            (n,) ``PAGE_REGION``, ascending and disjoint; a fresh array, yours.
+
+        Raises:
+            PartialScanError: The kernel refused on the way; ``.regions`` has the report so far.
+            UsageError: The range is unaligned or ends before it starts.
+            OSError: EINVAL, a category that this kernel does not know.
+        """
+        parts: list[NDArray[np.void]] = []
+        requests = self.iter_scan(
+            start,
+            end,
+            mask=mask,
+            anyof=anyof,
+            inverted=inverted,
+            returned=returned,
+            write_protect=write_protect,
+            check_wp_async=check_wp_async,
+            max_pages=max_pages,
+        )
+        try:
+            parts.extend(requests)
+        except PartialScanError as error:
+            error.regions = np.concatenate([*parts, error.regions])
+            raise
+        return np.concatenate(parts) if parts else np.empty(0, PAGE_REGION)
+
+    def iter_scan(
+        self,
+        start: int,
+        end: int,
+        *,
+        mask: int = 0,
+        anyof: int = 0,
+        inverted: int = 0,
+        returned: int = PAGE_IS_WRITTEN,
+        write_protect: bool = False,
+        check_wp_async: bool = False,
+        max_pages: int = 0,
+    ) -> Iterator[NDArray[np.void]]:
+        """``scan``, a request at a time: arrays of at most 512 regions, for ranges of any size.
+
+        Between two items the target runs on and the mmap lock is free. With ``write_protect``, leaving the loop
+        early leaves the rest of the range as it was.
+        """
+        if start % self._calls.page_size or end < start:
+            raise UsageError(
+                f"scan [{start:#x}, {end:#x}): start must be a multiple of the page size "
+                f"{self._calls.page_size} and not lie after end"
+            )
+        argument = PmScanArg(
+            size=_ARG_BYTES,
+            flags=PM_SCAN_WP_MATCHING * write_protect | PM_SCAN_CHECK_WPASYNC * check_wp_async,
+            start=start,
+            end=end,
+            max_pages=max_pages,
+            category_inverted=inverted,
+            category_mask=mask,
+            category_anyof_mask=anyof,
+            return_mask=returned,
+        )
+        return self._requests(argument)
+
+    def _requests(self, argument: PmScanArg) -> Iterator[NDArray[np.void]]:
+        while True:
+            regions = self._request(argument)
+            if len(regions):
+                yield regions
+            if self._is_complete(argument, regions):
+                return
+            argument.start = argument.walk_end
+
+    def _is_complete(self, argument: PmScanArg, regions: NDArray[np.void]) -> bool:
+        """Whether nothing is left; otherwise ``walk_end`` is the first page that matched and is not reported."""
+        if argument.max_pages:
+            pages = int((regions["end"] - regions["start"]).sum()) // self._calls.page_size
+            argument.max_pages -= pages
+            if not argument.max_pages:
+                return True
+        if argument.walk_end >= argument.end:
+            return True
+        if len(regions) < PM_SCAN_INTERNAL_REGIONS:
+            # Neither limit was reached, yet the walk ended early: Linux does that at a hugetlb page which the range
+            # cuts, and never goes beyond it. Compare fs/proc/task_mmu.c:pagemap_scan_hugetlb_entry().
+            cut = OSError(
+                errno.EINVAL, "PAGEMAP_SCAN: the range cuts a huge page; align it to the huge page size"
+            )
+            raise PartialScanError(cut, np.empty(0, PAGE_REGION), argument.walk_end)
+        return False
+
+    def _request(self, argument: PmScanArg) -> NDArray[np.void]:
+        with self._lock:
+            self._vec["end"] = 0
+            try:
+                count = self._calls.pagemap_scan(self.fileno(), argument, self._vec)
+            except OSError as error:
+                reported = self._vec[: np.count_nonzero(self._vec["end"])].copy()
+                raise PartialScanError(error, reported, argument.start) from error
+            return self._vec[:count].copy()
+
+    def scan_ranges(
+        self, ranges: Iterable[AddrRange], **options: int
+    ) -> Iterator[tuple[AddrRange, NDArray[np.void]]]:
+        """``scan`` of one range after the other, each report handed over before the next range is asked.
+
+        So a range that fails takes no other range's report with it.
+        """
+        for span in ranges:
+            yield span, self.scan(span.start, span.end, **options)

@@ -1,0 +1,373 @@
+"""``track``, ``Tracker`` and ``Consumer``: what a program holds in its hand.
+
+A tracker is about some buffers. It has one consumer of its own, behind ``collect()``, and any number of named ones,
+each with its own position: what one has collected is still news to the others.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from writewatch.abi.calls import KernelCalls
+from writewatch.errors import TrackerClosedError, UsageError
+from writewatch.kernel.default import default_calls
+from writewatch.pages import AddrRange, Runs, as_runs, normalise, total, union
+from writewatch.tracker import ledger as ledgers
+from writewatch.tracker.backend import Harvest
+from writewatch.tracker.blindness import BlindSpots
+from writewatch.tracker.buffers import TrackedBuffer, resolve
+from writewatch.tracker.dirty import DirtySet
+from writewatch.tracker.select import Chosen, open_best
+from writewatch.tracker.translate import translated
+
+MAIN: Final = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a tracker has done so far.
+
+    Attributes:
+        backend: Its name.
+        reason: Why this backend and no better one.
+        n_buffers: Buffers tracked.
+        tracked_bytes: Bytes of the pages that hold them, each page once.
+        n_collects: Collects of all consumers.
+        pages_reported: Pages in all their reports together.
+        last_collect_ns: Duration of the latest collect.
+        total_collect_ns: Duration of all.
+        pending_bytes: Memory held for what consumers have not collected yet.
+        pinned_bytes: Bytes of the pages that were named as pinned.
+    """
+
+    backend: str
+    reason: str
+    n_buffers: int
+    tracked_bytes: int
+    n_collects: int
+    pages_reported: int
+    last_collect_ns: int
+    total_collect_ns: int
+    pending_bytes: int
+    pinned_bytes: int
+
+
+class Consumer:
+    """One reader of a tracker, with its own position. Made by ``Tracker.consumer``."""
+
+    def __init__(self, tracker: Tracker, name: str, account: ledgers.Account) -> None:
+        self._tracker = tracker
+        self._account = account
+        self.name = name
+        self.epoch = 0
+
+    def collect(self) -> DirtySet:
+        """Pages written since this consumer's last collect, or since it was made.
+
+        In a ``with`` statement the set is a transaction: left by an exception, its pages go back to this consumer
+        and are in its next collect. Writers may run on meanwhile: a write is in this set or in the
+        next. To copy consistently, collect first and copy what was reported afterwards.
+
+        Raises:
+            TrackerClosedError: The tracker or this consumer is closed.
+            TrackingLostError: This is a forked child of the process that made the tracker.
+            OSError: The kernel refused; the next collect reports what this one would have.
+        """
+        return self._tracker._collect(self)
+
+    def is_clean(self) -> bool:
+        """Whether ``collect()`` would report nothing. Stops at the first written page, changes nothing."""
+        return self._tracker._is_clean(self)
+
+    def close(self) -> None:
+        """Stop consuming; a later ``consumer()`` of the same name starts anew. A second call does nothing."""
+        self._tracker._close_consumer(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.name!r} at epoch {self.epoch} of {self._tracker!r}>"
+
+
+class Tracker:
+    """Tells which pages of its buffers were written. Made by ``track``; every method is thread-safe.
+
+    It keeps the buffers alive, and those that export their memory (``bytearray``, ``mmap``) from being resized
+    or closed, until it is closed. Close it, or use it in a ``with`` statement; a tracker that is dropped
+    is closed as well. Making and closing trackers does not disturb others over the same memory.
+    """
+
+    def __init__(
+        self,
+        buffers: Sequence[TrackedBuffer],
+        pinned: Sequence[TrackedBuffer],
+        backend: str,
+        calls: KernelCalls,
+        stacklevel: int,
+    ) -> None:
+        self._buffers = buffers
+        self._page_size = calls.page_size
+        self._bytes = as_runs(buffer.span for buffer in buffers)
+        self._pages = _pages_of(buffers, calls.page_size)
+        self._pinned = _pages_of(pinned, calls.page_size)
+        self._lock = threading.Lock()
+        self._consumers: dict[str, Consumer] = {}
+        self._collects = [0, 0, 0, 0]  # how many, pages, last ns, all ns
+        self._blind = BlindSpots(calls, [b.span for b in buffers], total(self._pinned) * calls.page_size)
+        self._blind.warn_of_files(stacklevel)
+        self._blind.check(stacklevel)
+        self._chosen = open_best(backend, calls, self._pages)
+        self._consumers[MAIN] = Consumer(self, MAIN, self._chosen.account)
+        self._finalizer = weakref.finalize(self, _shut, self._chosen, self._consumers, buffers)
+        _trackers.add(self)
+
+    # ---- collecting ------------------------------------------------------------------------------
+
+    def collect(self) -> DirtySet:
+        """Pages written since the last collect, or since ``track``: ``Consumer.collect`` of the tracker's own."""
+        return self._collect(self._main())
+
+    def is_clean(self) -> bool:
+        """Whether ``collect()`` would report nothing. Stops at the first written page, changes nothing."""
+        return self._is_clean(self._main())
+
+    def consumer(self, name: str) -> Consumer:
+        """The consumer of this name; made now, with nothing to report yet, when there is none.
+
+        Raises:
+            TrackerClosedError: The tracker is closed.
+        """
+        with self._lock:
+            self._check_open()
+            consumer = self._consumers.get(name)
+            if consumer is None:
+                with translated(self.backend):
+                    account = self._chosen.ledger.open_account(self._pages)
+                consumer = self._consumers[name] = Consumer(self, name, account)
+            return consumer
+
+    def _main(self) -> Consumer:
+        self._check_open()
+        return self._consumers[MAIN]
+
+    def _collect(self, consumer: Consumer) -> DirtySet:
+        self._check_open(consumer)
+        self._blind.check(stacklevel=4)
+        started = time.perf_counter_ns()
+        with translated(self.backend):
+            owed = self._chosen.ledger.collect(consumer._account)
+        try:
+            return self._report(consumer, owed, started)
+        except BaseException:
+            self._chosen.ledger.give_back(consumer._account, owed)
+            raise
+
+    def _report(self, consumer: Consumer, owed: Harvest, started: int) -> DirtySet:
+        account = consumer._account
+
+        def give_back(_: DirtySet) -> None:
+            self._chosen.ledger.give_back(account, owed)
+
+        with self._lock:
+            dirty = DirtySet(
+                owed.written,
+                union(owed.assumed, self._pinned),
+                page_size=self._page_size,
+                tracked=self._bytes,
+                epoch=consumer.epoch,
+                exact=owed.exact,
+                give_back=give_back,
+            )
+            elapsed = time.perf_counter_ns() - started
+            n_collects, pages, _, total_ns = self._collects
+            self._collects = [n_collects + 1, pages + dirty.n_pages, elapsed, total_ns + elapsed]
+            consumer.epoch += 1
+            return dirty
+
+    def _is_clean(self, consumer: Consumer) -> bool:
+        self._check_open(consumer)
+        self._blind.check(stacklevel=4)
+        if len(self._pinned):
+            return False
+        with translated(self.backend):
+            return not self._chosen.ledger.has_written(consumer._account)
+
+    # ---- what it is ------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that serves."""
+        return self._chosen.name
+
+    @property
+    def reason(self) -> str:
+        """Why this backend, and no better one, in a sentence."""
+        return self._chosen.reason
+
+    @property
+    def epoch(self) -> int:
+        """How often ``collect()`` was called: the number that the next set will have."""
+        return self._consumers[MAIN].epoch if MAIN in self._consumers else 0
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return self._page_size
+
+    @property
+    def closed(self) -> bool:
+        """Whether the tracker was closed."""
+        return not self._finalizer.alive
+
+    def statistics(self) -> Statistics:
+        """What it has done so far; also of a tracker that is closed."""
+        with self._lock:
+            n_collects, pages, last_ns, total_ns = self._collects
+            accounts = [consumer._account for consumer in self._consumers.values()]
+            return Statistics(
+                backend=self.backend,
+                reason=self.reason,
+                n_buffers=len(self._buffers),
+                tracked_bytes=total(self._pages) * self._page_size,
+                n_collects=n_collects,
+                pages_reported=pages,
+                last_collect_ns=last_ns,
+                total_collect_ns=total_ns,
+                pending_bytes=sum(self._chosen.ledger.nbytes(account) for account in accounts),
+                pinned_bytes=total(self._pinned) * self._page_size,
+            )
+
+    def __repr__(self) -> str:
+        size = total(self._pages) * self._page_size
+        what = f"{len(self._buffers)} buffer{'s' * (len(self._buffers) != 1)}, {size} bytes in pages"
+        state = "closed" if self.closed else f"by {self.backend}, at epoch {self.epoch}"
+        return f"<Tracker of {what}, {state}>"
+
+    # ---- end -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop tracking and let go of the buffers. A second call does nothing."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _close_consumer(self, consumer: Consumer) -> None:
+        with self._lock:
+            if self._consumers.get(consumer.name) is not consumer or self.closed:
+                return
+            del self._consumers[consumer.name]
+            self._chosen.close(consumer._account)
+
+    def _check_open(self, consumer: Consumer | None = None) -> None:
+        if self.closed:
+            raise TrackerClosedError("this tracker is closed; make a new one with track()")
+        if consumer is not None and self._consumers.get(consumer.name) is not consumer:
+            raise TrackerClosedError(
+                f"consumer {consumer.name!r} is closed; ask the tracker for a new one with consumer()"
+            )
+
+
+_trackers: Final[weakref.WeakSet[Tracker]] = weakref.WeakSet()
+
+
+def _tell_parents() -> None:
+    for tracker in list(_trackers):
+        tracker._blind.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_tell_parents)
+
+
+def _shut(chosen: Chosen, consumers: dict[str, Consumer], buffers: Sequence[TrackedBuffer]) -> None:
+    """Close every account, then let the buffers go. Runs once, on close() or when the tracker is dropped."""
+    accounts = [consumer._account for consumer in consumers.values()]
+    consumers.clear()
+    try:
+        for account in accounts:
+            chosen.close(account)
+    finally:
+        for buffer in buffers:
+            buffer.release()
+
+
+def _pages_of(buffers: Iterable[TrackedBuffer], page_size: int) -> Runs:
+    return normalise(as_runs(buffer.span.rounded(page_size) for buffer in buffers) // page_size)
+
+
+def track(
+    *buffers: Any,
+    backend: str = "auto",
+    pinned: Iterable[Any] = (),
+    calls: KernelCalls | None = None,
+) -> Tracker:
+    """Track which pages of some buffers are written, from now on.
+
+    Args:
+        buffers: Anything with writable memory of this process: arrays (any order; of a view with gaps the whole
+            span), ``bytearray``, ``mmap``, ``memoryview``, ``SharedMemory``, ``np.memmap``, CPU tensors. They may
+            overlap, share pages, and be empty.
+        backend: "auto" for the best that works here, or one by name: "uffd-wp", "soft-dirty", "content-hash",
+            "uffd-wp-sync", "every-page".
+        pinned: Parts of the buffers that a device or io_uring writes to: always reported, as assumed.
+        calls: The kernel to ask; by default the running one.
+
+    Returns:
+        A tracker, armed: what was written before is not reported, what is written after is.
+
+    Raises:
+        UsageError: A buffer cannot be tracked (read-only, holds references, not memory), a pinned one is not
+            inside them, or there is no backend of that name.
+        KernelUnsupportedError: The named backend does not work here or cannot track this memory.
+
+    Warns:
+        UnseenWritesWarning: Part of the memory can be written in ways that nobody here can see.
+    """
+    calls = default_calls() if calls is None else calls
+    resolved: list[TrackedBuffer] = []
+    try:
+        resolved += (resolve(buffer) for buffer in buffers)
+        named = [resolve(buffer, writable=False) for buffer in pinned]
+        _check_named(named, resolved, calls.page_size)
+        return Tracker(resolved, named, backend, calls, stacklevel=3)
+    except BaseException:
+        for buffer in resolved:
+            buffer.release()
+        raise
+
+
+def _check_named(named: Sequence[TrackedBuffer], tracked: Sequence[TrackedBuffer], page_size: int) -> None:
+    pages = _pages_of(tracked, page_size)
+    for buffer in named:
+        span = buffer.span.rounded(page_size)
+        buffer.release()
+        if not _is_inside(span, pages, page_size):
+            raise UsageError(
+                f"pinned: {buffer.label} is not part of a tracked buffer; name the buffer that it lies in"
+            )
+
+
+def _is_inside(span: AddrRange, pages: Runs, page_size: int) -> bool:
+    run = np.array([[span.start, span.end]], np.int64) // page_size
+    return bool((union(pages, run) == pages).all()) if len(union(pages, run)) == len(pages) else False

@@ -1,0 +1,92 @@
+"""What no page table of ours records, found where it can be found, so that nobody is blind without knowing.
+
+Page tables are per process and are consulted by the processor alone. So three kinds of writers leave no trace: a
+device, or io_uring, that writes to memory **pinned** before; a store through **another mapping** of the same file or
+shared memory, in this process or another; and whatever changes the **file** underneath (write(2), truncate, a
+punched hole, another process). Nothing here guesses: it warns, once a tracker, and says what is not seen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from writewatch.abi.calls import KernelCalls, Vma
+from writewatch.errors import UnseenWritesWarning
+from writewatch.pages import AddrRange
+
+_ANONYMOUS_SHARED = "/dev/zero (deleted)"  # how the kernel names MAP_SHARED | MAP_ANONYMOUS
+
+
+class BlindSpots:
+    """The watch that a tracker keeps for writers that it cannot see.
+
+    Args:
+        calls: What to ask.
+        spans: The tracked buffers, in bytes.
+        named_bytes: Size of the ranges that the caller has named as pinned: that much may be pinned unwarned.
+    """
+
+    def __init__(self, calls: KernelCalls, spans: Sequence[AddrRange], named_bytes: int) -> None:
+        self._calls = calls
+        self._allowed_pinned = named_bytes
+        self._told_pinned = False
+        self._forked = False
+        vmas = _vmas_under(calls, spans)
+        self._files = sorted({vma.name for vma in vmas if vma.is_file and vma.name != _ANONYMOUS_SHARED})
+        self._is_shared_with_children = any(vma.name == _ANONYMOUS_SHARED for vma in vmas)
+
+    def warn_of_files(self, stacklevel: int) -> None:
+        """Warn when tracked memory belongs to a file or to named shared memory."""
+        if self._files:
+            warnings.warn(
+                f"{', '.join(self._files)}: only stores of this process through the tracked mapping are seen; writes by "
+                "other processes, through other mappings, by write(2), truncate or a punched hole are not",
+                UnseenWritesWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+    def after_fork(self) -> None:
+        """A child now shares what was mapped shared; the next ``check`` says so."""
+        self._forked = self._is_shared_with_children
+
+    def check(self, stacklevel: int) -> None:
+        """Warn of what has turned up since: pinned memory, children that share memory."""
+        if self._forked:
+            self._forked = self._is_shared_with_children = False
+            warnings.warn(
+                "this process forked, and the child shares tracked memory (MAP_SHARED): what the child writes to it "
+                "is not seen here",
+                UnseenWritesWarning,
+                stacklevel=stacklevel + 1,
+            )
+        if not self._told_pinned and (pinned := self._pinned_bytes()) > self._allowed_pinned:
+            self._told_pinned = True
+            warnings.warn(
+                f"{pinned} bytes of this process are pinned for a device or io_uring (VmPin): what is written to them "
+                "by DMA is not seen; name such ranges with track(…, pinned=…) to have them always reported",
+                UnseenWritesWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+    def _pinned_bytes(self) -> int:
+        try:
+            return self._calls.pinned_bytes(None)
+        except OSError:
+            return 0  # no /proc here
+
+
+def _vmas_under(calls: KernelCalls, spans: Sequence[AddrRange]) -> list[Vma]:
+    """VMAs that hold a byte of the spans; none where there is no /proc."""
+    try:
+        vmas = calls.vmas(None)
+    except OSError:
+        return []
+    ordered = sorted(spans)
+    found, at = [], 0
+    for vma in vmas:
+        while at < len(ordered) and ordered[at].end <= vma.start:
+            at += 1
+        if at < len(ordered) and ordered[at].start < vma.end:
+            found.append(vma)
+    return found

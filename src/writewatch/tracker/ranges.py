@@ -1,0 +1,66 @@
+"""Which ranges to register for a set of wanted pages, given how the process is mapped."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from writewatch.abi.calls import KernelCalls, Vma
+from writewatch.kernel.maps import read_smaps
+from writewatch.pages import Runs, clip, intersection, normalise
+
+#: Gaps of up to so many pages between tracked buffers are tracked too, where they are ordinary memory. Ten
+#: thousand small arrays on the heap are then one range and one scan, not ten thousand.
+GAP_PAGES: Final = 16
+#: With fewer runs than this there is nothing to gain.
+_MANY_RUNS: Final = 8
+
+
+def close_gaps(wanted: Runs, calls: KernelCalls) -> Runs:
+    """The wanted pages, with small gaps of mapped private anonymous memory between them filled."""
+    if len(wanted) < _MANY_RUNS:
+        return wanted
+    gaps = np.stack((wanted[:-1, 1], wanted[1:, 0]), axis=1)
+    small = gaps[gaps[:, 1] - gaps[:, 0] <= GAP_PAGES]
+    ordinary = _runs_of([vma for vma in calls.vmas(None) if _is_ordinary(vma)], calls.page_size)
+    inside = intersection(small, normalise(ordinary))
+    # A gap with anything else in it comes out shorter than it was, or in parts.
+    filled = inside[np.isin(inside, small).all(axis=1)]
+    return normalise(np.concatenate((wanted, filled)))
+
+
+def _is_ordinary(vma: Vma) -> bool:
+    return not vma.is_file and not vma.is_shared and vma.is_writable and vma.name in {"", "[heap]"}
+
+
+def _runs_of(vmas: list[Vma], page_size: int) -> Runs:
+    return np.array([(vma.start, vma.end) for vma in vmas], np.int64).reshape(-1, 2) // page_size
+
+
+def mapped_runs(calls: KernelCalls, first: int, last: int) -> Runs:
+    """VMAs inside a page run, cut to it, one run each: not joined where they touch."""
+    runs = _runs_of(list(calls.vmas(None)), calls.page_size)
+    runs = np.stack((np.maximum(runs[:, 0], first), np.minimum(runs[:, 1], last)), axis=1)
+    return runs[runs[:, 0] < runs[:, 1]]
+
+
+def huge_granules(calls: KernelCalls, first: int, last: int) -> dict[tuple[int, int], int]:
+    """Hugetlb VMAs that meet a page run: page run of the VMA -> pages of one of its huge pages."""
+    page_size = calls.page_size
+    found: dict[tuple[int, int], int] = {}
+    for entry in read_smaps():
+        start, end = entry.vma.start // page_size, entry.vma.end // page_size
+        if entry.kernel_page_size > page_size and start < last and first < end:
+            found[start, end] = entry.kernel_page_size // page_size
+    return found
+
+
+def round_to_granules(runs: Runs, granules: dict[tuple[int, int], int]) -> Runs:
+    """The runs, with what lies in a hugetlb VMA widened to whole huge pages."""
+    grown = [runs]
+    for (start, end), pages in granules.items():
+        inside = clip(runs, start, end)
+        if len(inside):
+            grown.append(np.stack((inside[:, 0] // pages * pages, -(-inside[:, 1] // pages) * pages), axis=1))
+    return normalise(np.concatenate(grown)) if len(grown) > 1 else runs

@@ -1,0 +1,169 @@
+"""The backend for kernels with CONFIG_MEM_SOFT_DIRTY and without WP_ASYNC: bit 55 of ``/proc/PID/pagemap``.
+
+Writing 4 to ``clear_refs`` clears the bit of every page of the process and protects it; the first write sets it
+again. Four things are known to be wrong with that, and each has its guard:
+
+* Reading the bits and clearing them are two steps. A write between them sets a bit that nobody has read. But
+  such a first write takes a fault, and the kernel counts faults by thread before the write completes: if the
+  other threads' count did not move from the reading to the clearing, nothing was lost. If it did,
+  all of it is assumed written.
+* Clearing is for the whole process, so a harvest takes all that is tracked, and another program that
+  clears (CRIU does) would blind us. A sentinel page of our own, written after each clearing, tells:
+  when its bit is gone before we cleared, everything is assumed written.
+* A page that is dropped (MADV_DONTNEED) loses its bit with its content. So the pages that had content are remembered, one
+  bit each, and one that has none any more counts as written.
+* A VMA that merges with a new one has its pages reported although nobody wrote them. Over-reporting only:
+  this backend is never exact.
+
+Truth: ``clear_refs_write()`` and ``pagemap_pmd_range()`` in ``fs/proc/task_mmu.c``;
+``Documentation/admin-guide/mm/soft-dirty.rst``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from writewatch.abi.calls import KernelCalls
+from writewatch.abi.mman import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
+from writewatch.abi.pagemap import (
+    CLEAR_REFS_SOFT_DIRTY,
+    PM_FILE,
+    PM_MMAP_EXCLUSIVE,
+    PM_PRESENT,
+    PM_SOFT_DIRTY,
+    PM_SWAP,
+)
+from writewatch.kernel.pagemap import Pagemap
+from writewatch.pages import Runs, intersection, no_runs, normalise, runs_of_mask, union
+from writewatch.tracker.backend import Harvest
+
+#: How often the fault count is looked at after clearing, for a moment in which our own thread takes none.
+_LOOKS: Final = 8
+
+
+class SoftDirty:
+    """Soft-dirty bits, with a guard for each way in which they fall short."""
+
+    name = "soft-dirty"
+
+    def __init__(self, calls: KernelCalls) -> None:
+        self._calls = calls
+        self._page_size = calls.page_size
+        self._pagemap = Pagemap(calls=calls)
+        self._sentinel = calls.mmap(0, self._page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
+        self._tracked = no_runs()
+        self._had_content: dict[
+            tuple[int, int], NDArray[np.uint8]
+        ] = {}  # of each tracked run, one bit a page
+        self._carried = no_runs()  # found written by a harvest that adjust() had to make
+        self._assumed = no_runs()
+
+    def adjust(self, wanted: Runs) -> None:
+        """Clear all bits, so that new pages start clean; what the others had is kept for their harvest."""
+        kept = self.harvest(self._tracked)
+        self._carried = intersection(kept.written, wanted)
+        self._assumed = intersection(kept.assumed, wanted)
+        self._tracked = wanted
+        buffers = [np.zeros(last - first, np.uint64) for first, last in wanted.tolist()]
+        self._read(wanted, buffers)
+        self._had_content = {}
+        self._remember(wanted, buffers)
+
+    def units(self, spans: Runs) -> list[Runs]:
+        """Everything that is tracked: the bits are cleared for all or for none."""
+        return [self._tracked] if len(spans) else []
+
+    def harvest(self, unit: Runs) -> Harvest:
+        """Read, clear, and see whether anything slipped in between."""
+        buffers = [np.zeros(last - first, np.uint64) for first, last in unit.tolist()]
+        faults = self._faults_of_others_at_least()
+        self._read(unit, buffers)
+        # After reading: had somebody cleared the bits before we read them, the sentinel's is gone too.
+        intact = self._sentinel_is_dirty()
+        self._clear()
+        quiet = self._faults_of_others_at_most() <= faults
+        written = np.concatenate([no_runs(), self._carried, *self._changed(unit, buffers)])
+        self._remember(unit, buffers)
+        assumed = self._assumed if intact and quiet else unit
+        self._carried = self._assumed = no_runs()
+        return Harvest(normalise(written), assumed, exact=False)
+
+    def has_written(self, spans: Runs) -> bool:
+        """Reads the bits; clears nothing."""
+        if len(intersection(union(self._carried, self._assumed), spans)):
+            return True
+        unit = self._tracked
+        buffers = [np.zeros(last - first, np.uint64) for first, last in unit.tolist()]
+        self._read(unit, buffers)
+        if not self._sentinel_is_dirty():
+            return True
+        return any(len(intersection(runs, spans)) for runs in self._changed(unit, buffers))
+
+    def abandon(self) -> None:
+        """The pagemap is the parent's."""
+        self._pagemap.close()
+
+    def close(self) -> None:
+        """Leave the bits as they are: they are nobody's."""
+        self._pagemap.close()
+        if self._sentinel:
+            self._calls.munmap(self._sentinel, self._page_size)
+            self._sentinel = 0
+
+    # ---- bits ------------------------------------------------------------------------------------
+
+    def _clear(self) -> None:
+        self._calls.clear_refs(None, CLEAR_REFS_SOFT_DIRTY)
+        self._calls.store(self._sentinel, b"\1")
+
+    def _sentinel_is_dirty(self) -> bool:
+        entry = self._pagemap.entries(self._sentinel, self._sentinel + self._page_size)
+        return bool(entry[0] & np.uint64(PM_SOFT_DIRTY))
+
+    def _faults_of_others_at_least(self) -> int:
+        """Faults of the other threads so far, or fewer: our own between the two readings are taken off."""
+        everybody = self._calls.minor_faults()
+        return everybody - self._calls.own_minor_faults()
+
+    def _faults_of_others_at_most(self) -> int:
+        """Faults of the other threads so far, or more: the best of several looks.
+
+        Clearing has protected the pages that this thread itself works on, so the first looks see its own faults.
+        """
+        own_first = ((self._calls.own_minor_faults(), self._calls.minor_faults()) for _ in range(_LOOKS))
+        return min(everybody - own for own, everybody in own_first)
+
+    def _read(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> None:
+        """Entries of each run into its buffer; what is past the end of user space stays 0."""
+        fd = self._pagemap.fileno()
+        for (first, last), buffer in zip(unit.tolist(), buffers, strict=True):
+            self._calls.read_pagemap(fd, first, last - first, buffer)
+
+    def _changed(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> list[Runs]:
+        """Page runs that were written, or lost their content."""
+        return [
+            runs_of_mask(self._is_changed(first, last, entries)) + first
+            for (first, last), entries in zip(unit.tolist(), buffers, strict=True)
+        ]
+
+    def _is_changed(self, first: int, last: int, entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        had = np.unpackbits(self._had_content[first, last], count=last - first).view(np.bool_)
+        return (entries & np.uint64(PM_SOFT_DIRTY) != 0) | (had & ~_has_content(entries))
+
+    def _remember(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> None:
+        for (first, last), entries in zip(unit.tolist(), buffers, strict=True):
+            self._had_content[first, last] = np.packbits(_has_content(entries))
+
+
+def _has_content(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Entries that hold a page of their own.
+
+    A dropped page that was read since maps the shared zero page, which shows neither as a file's nor as mapped
+    exactly once. A page shared after fork shows so as well; it is then reported once too often.
+    """
+    own = np.uint64(PM_FILE | PM_MMAP_EXCLUSIVE | PM_SWAP)
+    held = np.uint64(PM_PRESENT | PM_SWAP)
+    return (entries & own != 0) & (entries & held != 0)

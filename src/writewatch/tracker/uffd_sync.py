@@ -1,0 +1,251 @@
+"""The backend for kernels with uffd-wp but without WP_ASYNC: every first write waits for a helper process.
+
+Each write fault costs a message, two switches of process and an ioctl, 30 to 60 µs instead of 0.9. In return it
+needs no PAGEMAP_SCAN: bit 57 of ``/proc/PID/pagemap`` tells which pages are still protected. Reading the bits and
+protecting again are two steps, but only pages that were read as written are protected again, so a write in between
+is on a page that is reported anyway, or on one that stays unprotected for the next harvest.
+
+A write by the kernel itself (read(2) into the memory) faults too, so the descriptor must not be USER_MODE_ONLY: that
+needs CAP_SYS_PTRACE, ``vm.unprivileged_userfaultfd`` = 1 or ``/dev/userfaultfd``. Without, such a system call would fail
+with EFAULT, and a tracker must never break its program.
+
+Before v6.4 (WP_UNPOPULATED) an empty entry cannot be protected. So pages are populated first, by reading, which
+maps the zero page.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from writewatch.abi.calls import KernelCalls
+from writewatch.abi.mman import MADV_POPULATE_READ
+from writewatch.abi.pagemap import PM_UFFD_WP
+from writewatch.abi.userfaultfd import (
+    UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+    UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+    UFFD_FEATURE_WP_UNPOPULATED,
+    UFFDIO_REGISTER,
+    UFFDIO_UNREGISTER,
+    UFFDIO_WAKE,
+    UFFDIO_WRITEPROTECT,
+)
+from writewatch.errors import KernelUnsupportedError
+from writewatch.kernel.pagemap import Pagemap
+from writewatch.kernel.userfaultfd import Userfaultfd
+from writewatch.pages import Runs, difference, intersection, no_runs, normalise, runs_of_mask, union
+from writewatch.tracker.backend import Harvest, RangeRefusedError
+
+_WANTED: Final = (
+    UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED
+)
+_HELPER: Final = Path(__file__).with_name("uffd_sync_helper.py")
+#: Pairs in one packet to the helper; a packet is at most 64 KiB.
+_PAIRS: Final = 2048
+#: Entries read at a time.
+_CHUNK_PAGES: Final = 1 << 16
+
+
+class HelperGoneError(Exception):
+    """The helper process has died; Linux has lifted every protection with it."""
+
+
+class _Helper:
+    """The process with the userfaultfd, seen from its owner."""
+
+    def __init__(self, calls: KernelCalls) -> None:
+        if not sys.executable:
+            raise KernelUnsupportedError(
+                "uffd-wp-sync: this Python does not know its own interpreter", ("uffd-wp-sync",)
+            )
+        with Userfaultfd(0, user_mode_only=False, calls=calls) as probe:
+            features = probe.features & _WANTED
+        self.populates = not features & UFFD_FEATURE_WP_UNPOPULATED
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, Userfaultfd(features, user_mode_only=False, calls=calls) as uffd:
+            numbers = (
+                calls.page_size,
+                calls.huge_page_size,
+                UFFDIO_REGISTER,
+                UFFDIO_UNREGISTER,
+                UFFDIO_WRITEPROTECT,
+                UFFDIO_WAKE,
+            )
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_HELPER), str(theirs.fileno()), *map(str, numbers)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+            # After this, and the end of the with statement, the helper has the only copy.
+            socket.send_fds(self._socket, [b"."], [uffd.fileno()])
+        self._hear(1)
+
+    def ask(self, what: bytes, spans: list[tuple[int, int]]) -> list[int]:
+        """One errno for each (start, length) in bytes, 0 where it was done."""
+        codes = array.array("i")
+        for at in range(0, len(spans), _PAIRS):
+            part = spans[at : at + _PAIRS]
+            try:
+                self._socket.send(what + b"".join(struct.pack("<QQ", *span) for span in part))
+            except OSError as error:
+                raise HelperGoneError from error
+            codes.frombytes(self._hear(4 * len(part)))
+        return codes.tolist()
+
+    def _hear(self, length: int) -> bytes:
+        try:
+            answer = self._socket.recv(length)
+        except OSError as error:
+            raise HelperGoneError from error
+        if len(answer) != length:
+            raise HelperGoneError
+        return answer
+
+    def let_go(self) -> None:
+        """Close our end, which is how a parent's child leaves it alone."""
+        self._socket.close()
+
+    def close(self) -> None:
+        """End the process; with its descriptor every registration ends."""
+        self._socket.close()
+        with contextlib.suppress(ChildProcessError):
+            self._process.wait()
+
+
+class UffdSync:
+    """Write-protection by userfaultfd, each fault answered by a helper process."""
+
+    name = "uffd-wp-sync"
+
+    def __init__(self, calls: KernelCalls) -> None:
+        self._calls = calls
+        self._page_size = calls.page_size
+        self._pagemap = Pagemap(calls=calls)
+        try:
+            self._helper = _Helper(calls)
+        except HelperGoneError as error:
+            self._pagemap.close()
+            raise KernelUnsupportedError(
+                "uffd-wp-sync: the helper process did not start", (self.name,)
+            ) from error
+        except BaseException:
+            self._pagemap.close()
+            raise
+        self._ranges = no_runs()
+        self._unregistered = no_runs()  # told to the user already
+        self._notices: list[str] = []
+
+    def adjust(self, wanted: Runs) -> None:
+        """Register and protect what is new, unregister what is not wanted any more."""
+        added = difference(wanted, self._ranges)
+        self._populate(added)
+        codes = self._ask(b"R", added)
+        done = added[[not code for code in codes]]
+        if len(done) < len(added):
+            self._ask(b"U", done)
+            raise self._refusal(added[len(done)].tolist(), next(code for code in codes if code))
+        self._ask(b"U", difference(self._ranges, wanted))
+        self._ranges = wanted
+
+    def _refusal(self, run: list[int], code: int) -> RangeRefusedError:
+        span = f"[{run[0] * self._page_size:#x}, {run[1] * self._page_size:#x})"
+        why = {
+            errno.EBUSY: "is registered with another userfaultfd already",
+            errno.EINVAL: "is of a kind that synchronous write-protection does not take (a regular file, say)",
+        }.get(code, f"was refused: {errno.errorcode.get(code, code)}")
+        return RangeRefusedError(f"{span} {why}", (self.name,))
+
+    def units(self, spans: Runs) -> list[Runs]:
+        """What was asked, in one part."""
+        return [spans] if len(spans) else []
+
+    def harvest(self, unit: Runs) -> Harvest:
+        """Read which pages are unprotected; protect exactly these again."""
+        written = self._unprotected(unit)
+        self._populate(written)
+        try:
+            codes = self._helper.ask(b"P", self._spans(written))
+        except HelperGoneError:
+            return self._start_over(unit)
+        refused = written[[bool(code) for code in codes]]
+        lost = self._register_again(refused)
+        notices, self._notices = tuple(self._notices), []
+        return Harvest(difference(written, lost), lost, notices=notices)
+
+    def _register_again(self, lost: Runs) -> Runs:
+        """Try to track again what is not registered any more; all of it is to be reported."""
+        for first, last in difference(lost, self._unregistered).tolist():
+            self._notices.append(
+                f"[{first * self._page_size:#x}, {last * self._page_size:#x}) was unmapped, replaced or unregistered "
+                "while it was tracked; it is reported as written until it is tracked again"
+            )
+        codes = self._ask(b"R", lost)
+        still = lost[[bool(code) for code in codes]]
+        self._unregistered = union(difference(self._unregistered, lost), still)
+        return lost
+
+    def _start_over(self, unit: Runs) -> Harvest:
+        """The helper died, and all protection with it: everything is assumed written, a new helper begins."""
+        self._helper.close()
+        self._helper = _Helper(self._calls)
+        self._populate(self._ranges)
+        self._helper.ask(b"R", self._spans(self._ranges))
+        notice = "the process that answers write faults had died; everything is reported as written once"
+        return Harvest(assumed=union(unit, self._ranges), notices=(notice,))
+
+    def has_written(self, spans: Runs) -> bool:
+        """Whether a page is unprotected."""
+        return bool(len(self._unprotected(spans)))
+
+    def abandon(self) -> None:
+        """Close our ends; the helper goes on for the parent."""
+        self._pagemap.close()
+        self._helper.let_go()
+
+    def close(self) -> None:
+        """End the helper, and with it every registration."""
+        if not self._pagemap.closed:
+            with contextlib.suppress(HelperGoneError):
+                self._helper.ask(b"U", self._spans(self._ranges))
+            self._helper.close()
+        self._ranges = no_runs()
+        self._pagemap.close()
+
+    # ---- parts -----------------------------------------------------------------------------------
+
+    def _ask(self, what: bytes, runs: Runs) -> list[int]:
+        try:
+            return self._helper.ask(what, self._spans(runs))
+        except HelperGoneError as error:
+            raise OSError(errno.EIO, "uffd-wp-sync: the helper process has died") from error
+
+    def _spans(self, runs: Runs) -> list[tuple[int, int]]:
+        size = self._page_size
+        return [(first * size, (last - first) * size) for first, last in runs.tolist()]
+
+    def _populate(self, runs: Runs) -> None:
+        if not self._helper.populates:
+            return
+        for start, length in self._spans(runs):
+            with contextlib.suppress(OSError):  # a hole; protecting it tells
+                self._calls.madvise(start, length, MADV_POPULATE_READ)
+
+    def _unprotected(self, runs: Runs) -> Runs:
+        found = [no_runs()]
+        for first, last in runs.tolist():
+            for at in range(first, last, _CHUNK_PAGES):
+                stop = min(at + _CHUNK_PAGES, last)
+                entries = self._pagemap.entries(at * self._page_size, stop * self._page_size)
+                clear = np.ones(stop - at, np.bool_)
+                clear[: len(entries)] = entries & np.uint64(PM_UFFD_WP) == 0
+                found.append(runs_of_mask(clear) + at)
+        return intersection(normalise(np.concatenate(found)), runs)

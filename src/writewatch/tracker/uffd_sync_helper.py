@@ -1,0 +1,135 @@
+"""The process that answers write faults for ``uffd_sync``. Standard library only; run by path, never imported.
+
+Its owner cannot do this: a thread that faults keeps Python's interpreter lock while it waits, so a handler thread in the
+same process might never run. This process holds the only copy of the userfaultfd. Should it die, the
+descriptor closes with it, Linux lifts every protection and wakes every waiter: the owner runs on.
+
+Arguments: descriptor of a socket to the owner, page size, huge page size, then the request numbers of
+UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT and UFFDIO_WAKE. The userfaultfd arrives over the socket.
+
+A request is one packet: a letter and pairs of (start, length) in bytes. ``R`` registers and protects, ``P`` protects,
+``U`` unregisters. The answer is one errno for each pair, 0 where it was done.
+"""
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+
+PACKET = 1 << 16
+MODE_WP = 2  # UFFDIO_REGISTER_MODE_WP
+PROTECT = 1  # UFFDIO_WRITEPROTECT_MODE_WP
+PAGEFAULT = 0x12  # UFFD_EVENT_PAGEFAULT
+
+
+class Helper:
+    """Answers faults and does what its owner asks, in one thread."""
+
+    def __init__(
+        self,
+        owner: socket.socket,
+        uffd: int,
+        page_size: int,
+        huge_size: int,
+        register: int,
+        unregister: int,
+        protect: int,
+        wake: int,
+    ) -> None:
+        self.owner, self.uffd = owner, uffd
+        self.page_size, self.huge_size = page_size, huge_size
+        self.register, self.unregister, self.protect, self.wake = register, unregister, protect, wake
+
+    def run(self) -> None:
+        """Until the owner closes its end of the socket, by dying if need be."""
+        poller = select.poll()
+        poller.register(self.uffd, select.POLLIN)
+        poller.register(self.owner, select.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if self.uffd in ready:
+                self.answer_faults()
+            if self.owner.fileno() in ready:
+                packet = self.owner.recv(PACKET)
+                if not packet:
+                    return
+                self.owner.send(self.serve(packet))
+
+    def answer_faults(self) -> None:
+        """Lift the protection of each page that somebody waits to write to."""
+        try:
+            messages = os.read(self.uffd, 64 * 32)
+        except BlockingIOError:
+            return
+        for at in range(0, len(messages), 32):
+            event, _, address = struct.unpack_from("<QQQ", messages, at)
+            if event & 0xFF == PAGEFAULT:
+                self.let_write(address)
+
+    def let_write(self, address: int) -> None:
+        """A hugetlb page has to be unprotected whole; a page that was unregistered meanwhile only woken."""
+        for size in (self.page_size, self.huge_size):
+            start = address // size * size
+            code = self.ioctl(self.protect, "<QQQ", start, size, 0)
+            if code != errno.EINVAL:
+                break
+        if code:
+            self.ioctl(self.wake, "<QQ", address // self.page_size * self.page_size, self.page_size)
+
+    def serve(self, packet: bytes) -> bytes:
+        """One errno for each pair of a request."""
+        does = {b"R": self.arm, b"P": self.do_protect, b"U": self.disarm}[packet[:1]]
+        codes = []
+        for start, length in struct.iter_unpack("<QQ", packet[1:]):
+            codes.append(does(start, length))
+            self.answer_faults()  # nobody waits for a long request to end
+        return struct.pack(f"<{len(codes)}i", *codes)
+
+    def arm(self, start: int, length: int) -> int:
+        """Register, then protect; unregister again when protecting is refused."""
+        code = self.ioctl(self.register, "<QQQQ", start, length, MODE_WP, 0)
+        if code:
+            return code
+        code = self.do_protect(start, length)
+        if code:
+            self.disarm(start, length)
+        return code
+
+    def do_protect(self, start: int, length: int) -> int:
+        """Protect, as often as it takes: EAGAIN says that a fork or mremap of the owner is under way."""
+        while True:
+            code = self.ioctl(self.protect, "<QQQ", start, length, PROTECT)
+            if code != errno.EAGAIN:
+                return code
+
+    def disarm(self, start: int, length: int) -> int:
+        """Unregister and wake: unregistering alone leaves those who wait for a write waiting."""
+        code = self.ioctl(self.unregister, "<QQ", start, length)
+        self.ioctl(self.wake, "<QQ", start, length)
+        return code
+
+    def ioctl(self, request: int, layout: str, *fields: int) -> int:
+        """Errno of an ioctl on the userfaultfd, 0 when it went well."""
+        try:
+            fcntl.ioctl(self.uffd, request, struct.pack(layout, *fields))
+        except OSError as error:
+            return error.errno or errno.EIO
+        return 0
+
+
+def main() -> None:
+    """Take the descriptor over, say so, and serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the owner
+    owner = socket.socket(fileno=int(sys.argv[1]))
+    numbers = [int(word) for word in sys.argv[2:]]
+    _, (uffd,), _, _ = socket.recv_fds(owner, 1, 1)
+    owner.send(b"!")
+    Helper(owner, uffd, *numbers).run()
+
+
+if __name__ == "__main__":
+    main()

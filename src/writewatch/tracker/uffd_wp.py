@@ -1,0 +1,313 @@
+"""The backend that design and kernel were made for: asynchronous write-protection and PAGEMAP_SCAN.
+
+Linux protects the pages, resolves the first write to each by itself, and one scan reports which lost their
+protection and protects them again, page by page under the page-table lock.
+
+What can go wrong is that a range is not ours any more: unmapped, mapped anew, unregistered by somebody. Three
+guards tell. Every scan has CHECK_WPASYNC, so a VMA that is not registered is EPERM and not silence. A
+hole in the range is no error to the scan, so msync(2) looks for one (it walks VMAs only, 0.3 µs). And
+a range that failed either is searched VMA by VMA; what was lost is reported wholly, registered again where that is
+possible, and otherwise reported wholly by every harvest: it is never claimed clean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from writewatch.abi.calls import KernelCalls
+from writewatch.abi.mman import MADV_NOHUGEPAGE, MS_ASYNC
+from writewatch.abi.pagemap import PAGE_IS_WRITTEN
+from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_UNPOPULATED
+from writewatch.kernel.pagemap import Pagemap, PartialScanError
+from writewatch.kernel.userfaultfd import Userfaultfd
+from writewatch.pages import (
+    Runs,
+    clip,
+    complement,
+    difference,
+    intersection,
+    no_runs,
+    normalise,
+    round_down,
+    union,
+)
+from writewatch.tracker.backend import Harvest, RangeRefusedError
+from writewatch.tracker.hot import HotChunks
+from writewatch.tracker.ranges import close_gaps, huge_granules, mapped_runs, round_to_granules
+
+#: The documented hint that a page is not populated costs nothing more: WP_ASYNC implies it.
+_FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
+
+_REFUSALS: Final = {
+    errno.EBUSY: "is registered with another userfaultfd already; the kernel allows one per mapping, so close the other",
+    errno.EINVAL: "is of a kind that the kernel does not register (a special mapping, or none); copy it to ordinary memory",
+    errno.EPERM: "cannot be written through this mapping (its file is sealed or read-only); map it writable",
+    errno.ENOMEM: "could not be registered: the process has as many mappings as vm.max_map_count allows; raise it",
+}
+
+
+class UffdWp:
+    """Write-protection by userfaultfd, resolved by the kernel, read back by PAGEMAP_SCAN.
+
+    Args:
+        calls: What to ask.
+        keep_huge_pages: False splits every transparent huge page and forbids new ones in tracked ranges, for a
+            kernel that does not report one that is dropped whole (MADV_DONTNEED).
+    """
+
+    name = "uffd-wp"
+
+    def __init__(self, calls: KernelCalls, *, keep_huge_pages: bool = True) -> None:
+        self._calls = calls
+        self._keep_huge_pages = keep_huge_pages
+        self._page_size = calls.page_size
+        self._uffd = Userfaultfd(_FEATURES, user_mode_only=True, calls=calls)
+        try:
+            self._pagemap = Pagemap(calls=calls)
+        except BaseException:
+            self._uffd.close()
+            raise
+        self._ranges = no_runs()  # registered and protected at least once
+        self._lost = no_runs()  # of these, what is not registered any more
+        self._granules: dict[tuple[int, int], int] = {}  # hugetlb VMAs met: page run -> pages of a huge page
+        self._hot = HotChunks(calls.huge_page_size // calls.page_size)
+        self._notices: list[str] = []  # for the next harvest to hand over
+
+    # ---- which pages -----------------------------------------------------------------------------
+
+    def adjust(self, wanted: Runs) -> None:
+        """Register what is new and protect it; unregister what is not wanted any more."""
+        target = self._target(wanted)
+        added: list[tuple[int, int]] = []
+        try:
+            for first, last in difference(target, self._ranges).tolist():
+                self._add(first, last)
+                added.append((first, last))
+        except _CutsHugePageError:
+            self._remove(added)
+            self.adjust(wanted)  # now with the huge pages that were learnt
+            return
+        except BaseException:
+            self._remove(added)
+            raise
+        gone = difference(self._ranges, target)
+        self._remove(gone.tolist())
+        self._lost = difference(self._lost, gone)
+        self._ranges = target
+
+    def _target(self, wanted: Runs) -> Runs:
+        """What to register for these pages: huge pages whole, small gaps between buffers closed."""
+        return round_to_granules(close_gaps(wanted, self._calls), self._granules)
+
+    def _add(self, first: int, last: int) -> None:
+        start, length = first * self._page_size, (last - first) * self._page_size
+        try:
+            self._uffd.register(start, length, wp=True)
+        except OSError as error:
+            raise self._refusal(error, first, last) from error
+        try:
+            if not self._keep_huge_pages:
+                self._split_huge_pages(start, length)
+            # Not by PAGEMAP_SCAN: that passes over slots of hugetlb that were never touched.
+            self._uffd.write_protect(start, length)
+        except BaseException:
+            self._remove([(first, last)])
+            raise
+
+    def _split_huge_pages(self, start: int, length: int) -> None:
+        """Protecting part of a huge page splits it; what is not protected yet cannot be collapsed again."""
+        with contextlib.suppress(OSError):  # EINVAL: a kernel built without them, or hugetlb
+            self._calls.madvise(start, length, MADV_NOHUGEPAGE)
+        size = self._calls.huge_page_size
+        for at in range(round_down(start, size), start + length, size):
+            first = max(at, start)
+            with contextlib.suppress(OSError):  # hugetlb: is not split and needs no splitting
+                self._uffd.write_protect(first, self._page_size)
+
+    def _refusal(self, error: OSError, first: int, last: int) -> Exception:
+        span = f"[{first * self._page_size:#x}, {last * self._page_size:#x})"
+        if error.errno == errno.EINVAL and self._learn_granules(first, last):
+            return _CutsHugePageError()
+        if error.errno in _REFUSALS:
+            return RangeRefusedError(f"{span} {_REFUSALS[error.errno]}", (self.name,))
+        return error
+
+    def _learn_granules(self, first: int, last: int) -> bool:
+        """Remember hugetlb mappings under a run; False when there is none that was not known."""
+        found = huge_granules(self._calls, first, last)
+        new = {run: pages for run, pages in found.items() if run not in self._granules}
+        self._granules.update(new)
+        return bool(new)
+
+    def _remove(self, runs: list[tuple[int, int]] | list[list[int]]) -> None:
+        """Unregister, VMA by VMA: one that is gone or foreign must not keep the others registered."""
+        for first, last in runs:
+            self._hot.forget(np.array([[first, last]], np.int64))
+            try:
+                self._unregister(first, last)
+            except OSError:
+                for piece in mapped_runs(self._calls, first, last).tolist():
+                    self._unregister_if_ours(*piece)
+
+    def _unregister(self, first: int, last: int) -> None:
+        self._uffd.unregister(first * self._page_size, (last - first) * self._page_size)
+
+    def _unregister_if_ours(self, first: int, last: int) -> None:
+        try:
+            self._unregister(first, last)
+        except OSError:
+            # EINVAL: the VMA became somebody else's, or one that was never registered. Not ours to touch.
+            return
+
+    # ---- what was written ------------------------------------------------------------------------
+
+    def units(self, spans: Runs) -> list[Runs]:
+        """One registered range is one unit."""
+        touched = self._ranges
+        if len(touched) > 1:
+            low = np.searchsorted(spans[:, 1], touched[:, 0], side="right")
+            high = np.searchsorted(spans[:, 0], touched[:, 1], side="left")
+            touched = touched[low < high]
+        return [touched[i : i + 1] for i in range(len(touched))]
+
+    def harvest(self, unit: Runs) -> Harvest:
+        """Scan and protect again, in one walk; hot chunks are left alone."""
+        lost = self._restore(intersection(self._lost, unit))
+        doubtful = self._hot.doubtful(unit)
+        hot = difference(intersection(self._hot.hot, unit), lost)
+        seen = [self._scan(*run, protect=False)[0] for run in doubtful.tolist()]
+        left_hot = self._hot.stays_hot(normalise(np.concatenate(seen))) if seen else no_runs()
+        quiet = union(union(hot, left_hot), lost)
+        for run in difference(unit, quiet).tolist():
+            written, missing = self._scan(*run, protect=True)
+            seen.append(written)
+            lost = union(lost, missing)
+        written = seen[0] if len(seen) == 1 else normalise(np.concatenate(seen)) if seen else no_runs()
+        for run in self._hot.learn(unit, written, left_hot).tolist():
+            # Hot, so written in any case: this only protects it again, for the next harvest to look at.
+            written = union(written, self._scan(*run, protect=True)[0])
+        notices, self._notices = tuple(self._notices), []
+        return Harvest(written, union(hot, lost), exact=not self._is_coarse(unit), notices=notices)
+
+    def _is_coarse(self, unit: Runs) -> bool:
+        """Whether part of a unit is hugetlb, where one write makes a whole huge page written."""
+        return any(len(clip(unit, *run)) for run in self._granules)
+
+    def has_written(self, spans: Runs) -> bool:
+        """Stops at the first written page."""
+        for unit in self.units(spans):
+            if len(intersection(union(self._hot.hot, self._lost), intersection(unit, spans))):
+                return True
+            if self._unit_has_written(unit, spans):
+                return True
+        return False
+
+    def _unit_has_written(self, unit: Runs, spans: Runs) -> bool:
+        first, last = unit[0].tolist()
+        written, lost = self._scan(first, last, protect=False, max_pages=1)
+        if len(lost) or not len(written):
+            return bool(len(lost))
+        if len(intersection(written, spans)):
+            return True
+        # The first written page is a neighbour that shares the range: look at the wanted part alone.
+        wanted = intersection(unit, spans)
+        return any(len(self._scan(*run, protect=False, max_pages=1)[0]) for run in wanted.tolist())
+
+    def _scan(self, first: int, last: int, *, protect: bool, max_pages: int = 0) -> tuple[Runs, Runs]:
+        """Written pages of a run, and what of it is not registered any more."""
+        found: list[NDArray[np.void]] = []
+        start, end = first * self._page_size, last * self._page_size
+        requests = self._pagemap.iter_scan(
+            start,
+            end,
+            mask=PAGE_IS_WRITTEN,
+            returned=PAGE_IS_WRITTEN,
+            write_protect=protect,
+            check_wp_async=True,
+            max_pages=max_pages,
+        )
+        try:
+            found.extend(requests)
+            self._calls.msync(start, end - start, MS_ASYNC)
+        except PartialScanError as error:
+            found.append(error.regions)
+            if error.errno != errno.EPERM:
+                raise
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+        else:
+            return self._pages(found), no_runs()
+        return self._scan_pieces(first, last, protect, found)
+
+    def _scan_pieces(
+        self, first: int, last: int, protect: bool, found: list[NDArray[np.void]]
+    ) -> tuple[Runs, Runs]:
+        """The same, of a run that is not wholly registered: by VMA, so that each has its own answer."""
+        whole = np.array([[first, last]], np.int64)
+        pieces = mapped_runs(self._calls, first, last)
+        lost = [complement(normalise(pieces), first, last)]
+        for piece in pieces.tolist():
+            start, end = piece[0] * self._page_size, piece[1] * self._page_size
+            try:
+                found.append(
+                    self._pagemap.scan(
+                        start, end, mask=PAGE_IS_WRITTEN, write_protect=protect, check_wp_async=True
+                    )
+                )
+            except PartialScanError as error:
+                found.append(error.regions)
+                lost.append(np.array([piece], np.int64))
+        missing = normalise(np.concatenate(lost))
+        if protect:
+            missing = union(self._restore(missing), missing)
+        return intersection(self._pages(found), whole), missing
+
+    def _pages(self, found: list[NDArray[np.void]]) -> Runs:
+        """Page runs of reported regions."""
+        if not found:
+            return no_runs()
+        words = np.concatenate(found).view(np.int64).reshape(-1, 3)
+        return normalise(words[:, :2] // self._page_size)
+
+    def _restore(self, lost: Runs) -> Runs:
+        """Try to register again what was lost; all of it is to be reported, whether that worked or not."""
+        for first, last in difference(lost, self._lost).tolist():
+            self._notices.append(
+                f"[{first * self._page_size:#x}, {last * self._page_size:#x}) was unmapped, replaced or unregistered "
+                "while it was tracked; it is reported as written until it is tracked again"
+            )
+        for run in lost.tolist():
+            try:
+                self._add(*run)
+            except (OSError, RangeRefusedError, _CutsHugePageError):
+                self._lost = union(self._lost, np.array([run], np.int64))
+            else:
+                self._lost = difference(self._lost, np.array([run], np.int64))
+                self._hot.forget(np.array([run], np.int64))
+        return lost
+
+    # ---- end -------------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Close both descriptors: they act on the parent's memory, so nothing is unregistered."""
+        self._ranges = self._lost = no_runs()
+        self._uffd.close()
+        self._pagemap.close()
+
+    def close(self) -> None:
+        """Unregister, then close: before v6.9 closing alone left entries protected."""
+        if not self._uffd.closed:
+            self._remove(self._ranges.tolist())
+        self._ranges = self._lost = no_runs()
+        self._uffd.close()
+        self._pagemap.close()
+
+
+class _CutsHugePageError(Exception):
+    """A run begins or ends inside a hugetlb page; the page is known now."""
