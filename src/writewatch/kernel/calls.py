@@ -79,8 +79,10 @@ class LinuxCalls:
     def open_pagemap(self, pid: int | None) -> int:
         return os.open(f"{_proc(pid)}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
 
-    def read_pagemap(self, fd: int, first_page: int, n_pages: int) -> NDArray[np.uint64]:
-        entries = np.empty(n_pages, np.uint64)
+    def read_pagemap(
+        self, fd: int, first_page: int, n_pages: int, out: NDArray[np.uint64] | None = None
+    ) -> NDArray[np.uint64]:
+        entries = np.empty(n_pages, np.uint64) if out is None else out[:n_pages]
         offset = first_page * PM_ENTRY_BYTES
         filled = 0
         while filled < entries.nbytes:
@@ -92,7 +94,7 @@ class LinuxCalls:
 
     def pagemap_scan(self, fd: int, argument: PmScanArg, vec: NDArray[np.void] | None) -> int:
         if vec is not None:
-            argument.vec = vec.ctypes.data
+            argument.vec = vec.__array_interface__["data"][0]
             argument.vec_len = len(vec)
         result: int = libc.ioctl(fd, PAGEMAP_SCAN, ctypes.addressof(argument))
         if result == -1:
@@ -113,6 +115,9 @@ class LinuxCalls:
 
     def minor_faults(self) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    def own_minor_faults(self) -> int:
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
 
     # ---- the mm ----------------------------------------------------------------------------------
 

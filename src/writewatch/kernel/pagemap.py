@@ -6,7 +6,7 @@ The scan is one ioctl with many traps; this module is the one disciplined way ar
   Every request here passes room for 512, so the restart is never met, and a longer result is taken
   in several requests. A longer vec would gain nothing: the kernel would fill it 512 at a time.
 * A request that fails half-way has already protected the pages before the failure. The kernel has copied
-  their regions out but does not say how many; the vec is zeroed before every request, so that they can be
+  their regions out but does not say how many; the vec is zero before every request, so that they can be
   counted, and the error carries them (``PartialScanError``).
 * The vec is a mapping of its own, touched beforehand: it never lies on a tracked page, and the copy
   to it cannot fault after pages were protected.
@@ -21,7 +21,7 @@ import mmap
 import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,18 @@ from writewatch.kernel.default import default_calls
 from writewatch.pages import AddrRange
 
 _ARG_BYTES: Final = PmScanArg.size.size * len(PmScanArg._fields_)
+
+
+class ScanOptions(TypedDict, total=False):
+    """Keyword arguments of ``Pagemap.scan``."""
+
+    mask: int
+    anyof: int
+    inverted: int
+    returned: int
+    write_protect: bool
+    check_wp_async: bool
+    max_pages: int
 
 
 class PartialScanError(OSError):
@@ -68,6 +80,14 @@ def touched_vec(n_regions: int = PM_SCAN_INTERNAL_REGIONS) -> NDArray[np.void]:
     return vec
 
 
+def _joined(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
+    """One array of all regions, copied as words."""
+    if len(parts) == 1:
+        return parts[0]
+    words = np.concatenate([np.empty(0, np.uint64), *(part.view(np.uint64) for part in parts)])
+    return words.view(PAGE_REGION)
+
+
 class Pagemap:
     """An open ``/proc/PID/pagemap``.
 
@@ -87,6 +107,8 @@ class Pagemap:
         self._calls = default_calls() if calls is None else calls
         self._lock = threading.Lock()
         self._vec = touched_vec()
+        # The same memory as plain words: NumPy copies records one by one, ten times slower.
+        self._words = self._vec.view(np.uint64).reshape(-1, 3)
         self._fd = self._calls.open_pagemap(pid)
 
     def fileno(self) -> int:
@@ -196,9 +218,9 @@ class Pagemap:
         try:
             parts.extend(requests)
         except PartialScanError as error:
-            error.regions = np.concatenate([*parts, error.regions])
+            error.regions = _joined([*parts, error.regions])
             raise
-        return np.concatenate(parts) if parts else np.empty(0, PAGE_REGION)
+        return _joined(parts)
 
     def iter_scan(
         self,
@@ -265,16 +287,21 @@ class Pagemap:
 
     def _request(self, argument: PmScanArg) -> NDArray[np.void]:
         with self._lock:
-            self._vec["end"] = 0
             try:
                 count = self._calls.pagemap_scan(self.fileno(), argument, self._vec)
             except OSError as error:
-                reported = self._vec[: np.count_nonzero(self._vec["end"])].copy()
+                reported = self._take(int(np.count_nonzero(self._words[:, 1])))
                 raise PartialScanError(error, reported, argument.start) from error
-            return self._vec[:count].copy()
+            return self._take(count)
+
+    def _take(self, count: int) -> NDArray[np.void]:
+        """A copy of the first regions of the vec, which is zero again afterwards."""
+        words = self._words[:count].copy()
+        self._words[:count] = 0
+        return words.view(PAGE_REGION).reshape(-1)
 
     def scan_ranges(
-        self, ranges: Iterable[AddrRange], **options: int
+        self, ranges: Iterable[AddrRange], **options: Unpack[ScanOptions]
     ) -> Iterator[tuple[AddrRange, NDArray[np.void]]]:
         """``scan`` of one range after the other, each report handed over before the next range is asked.
 

@@ -40,8 +40,8 @@ class BlindSpots:
         """Warn when tracked memory belongs to a file or to named shared memory."""
         if self._files:
             warnings.warn(
-                f"{', '.join(self._files)}: only stores of this process through the tracked mapping are seen; writes by "
-                "other processes, through other mappings, by write(2), truncate or a punched hole are not",
+                f"{', '.join(self._files)}: only stores of this process through the tracked mapping are seen; writes "
+                "by other processes, through other mappings, by write(2), truncate or a punched hole are not",
                 UnseenWritesWarning,
                 stacklevel=stacklevel + 1,
             )

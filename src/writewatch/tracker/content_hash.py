@@ -4,8 +4,9 @@ It finds what changed, not what was written: a store of the same value does not 
 moment of the harvest; a write that lands after that moment changes the digest for the next one, so writers may
 run on meanwhile. It reads all of the memory every time, at the speed of the hash.
 
-The digest is 64 bits of BLAKE2b, or of XXH3 where the package ``xxhash`` is installed (ten times faster): two contents of one
-page are mistaken for each other once in 2**64 changes. Eight bytes a page are 0.2 % of the tracked memory.
+The digest is 64 bits of BLAKE2b, or of XXH3 where the package ``xxhash`` is installed, which is ten times
+faster: two contents of one page are mistaken for each other once in 2**64 changes. Eight bytes a page are
+0.2 % of the tracked memory.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ again. Four things are known to be wrong with that, and each has its guard:
 * Clearing is for the whole process, so a harvest takes all that is tracked, and another program that
   clears (CRIU does) would blind us. A sentinel page of our own, written after each clearing, tells:
   when its bit is gone before we cleared, everything is assumed written.
-* A page that is dropped (MADV_DONTNEED) loses its bit with its content. So the pages that had content are remembered, one
-  bit each, and one that has none any more counts as written.
+* A page that is dropped (MADV_DONTNEED) loses its bit with its content. So the pages that had content are
+  remembered, one bit each, and one that has none any more counts as written.
 * A VMA that merges with a new one has its pages reported although nobody wrote them. Over-reporting only:
   this backend is never exact.
 
@@ -151,7 +151,8 @@ class SoftDirty:
 
     def _is_changed(self, first: int, last: int, entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
         had = np.unpackbits(self._had_content[first, last], count=last - first).view(np.bool_)
-        return (entries & np.uint64(PM_SOFT_DIRTY) != 0) | (had & ~_has_content(entries))
+        written: NDArray[np.bool_] = entries & np.uint64(PM_SOFT_DIRTY) != 0
+        return written | (had & ~_has_content(entries))
 
     def _remember(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> None:
         for (first, last), entries in zip(unit.tolist(), buffers, strict=True):
@@ -166,4 +167,5 @@ def _has_content(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """
     own = np.uint64(PM_FILE | PM_MMAP_EXCLUSIVE | PM_SWAP)
     held = np.uint64(PM_PRESENT | PM_SWAP)
-    return (entries & own != 0) & (entries & held != 0)
+    holds: NDArray[np.bool_] = (entries & own != 0) & (entries & held != 0)
+    return holds

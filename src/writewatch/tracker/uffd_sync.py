@@ -6,8 +6,8 @@ protecting again are two steps, but only pages that were read as written are pro
 is on a page that is reported anyway, or on one that stays unprotected for the next harvest.
 
 A write by the kernel itself (read(2) into the memory) faults too, so the descriptor must not be USER_MODE_ONLY: that
-needs CAP_SYS_PTRACE, ``vm.unprivileged_userfaultfd`` = 1 or ``/dev/userfaultfd``. Without, such a system call would fail
-with EFAULT, and a tracker must never break its program.
+needs CAP_SYS_PTRACE, ``vm.unprivileged_userfaultfd`` = 1 or ``/dev/userfaultfd``. Without, such a system call
+would fail with EFAULT, and a tracker must never break its program.
 
 Before v6.4 (WP_UNPOPULATED) an empty entry cannot be protected. So pages are populated first, by reading, which
 maps the zero page.

@@ -1,7 +1,7 @@
 """The process that answers write faults for ``uffd_sync``. Standard library only; run by path, never imported.
 
-Its owner cannot do this: a thread that faults keeps Python's interpreter lock while it waits, so a handler thread in the
-same process might never run. This process holds the only copy of the userfaultfd. Should it die, the
+Its owner cannot do this: a thread that faults keeps Python's interpreter lock while it waits, so a handler
+thread in the same process might never run. This process holds the only copy of the userfaultfd. Should it die, the
 descriptor closes with it, Linux lifts every protection and wakes every waiter: the owner runs on.
 
 Arguments: descriptor of a socket to the owner, page size, huge page size, then the request numbers of

@@ -44,10 +44,10 @@ from writewatch.tracker.ranges import close_gaps, huge_granules, mapped_runs, ro
 _FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
 
 _REFUSALS: Final = {
-    errno.EBUSY: "is registered with another userfaultfd already; the kernel allows one per mapping, so close the other",
-    errno.EINVAL: "is of a kind that the kernel does not register (a special mapping, or none); copy it to ordinary memory",
+    errno.EBUSY: "is registered with another userfaultfd already; a mapping can have one, so close the other",
+    errno.EINVAL: "is of a kind that Linux does not register (a special mapping, or none); use ordinary memory",
     errno.EPERM: "cannot be written through this mapping (its file is sealed or read-only); map it writable",
-    errno.ENOMEM: "could not be registered: the process has as many mappings as vm.max_map_count allows; raise it",
+    errno.ENOMEM: "would be one mapping more than vm.max_map_count allows; raise that limit",
 }
 
 
@@ -272,8 +272,9 @@ class UffdWp:
         """Page runs of reported regions."""
         if not found:
             return no_runs()
-        words = np.concatenate(found).view(np.int64).reshape(-1, 3)
-        return normalise(words[:, :2] // self._page_size)
+        # As plain words: NumPy copies records one by one.
+        words = [regions.view(np.int64).reshape(-1, 3)[:, :2] for regions in found]
+        return normalise((words[0] if len(words) == 1 else np.concatenate(words)) // self._page_size)
 
     def _restore(self, lost: Runs) -> Runs:
         """Try to register again what was lost; all of it is to be reported, whether that worked or not."""
