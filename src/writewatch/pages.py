@@ -135,6 +135,8 @@ def intersection(a: Runs, b: Runs) -> Runs:
     """What is in both."""
     if not len(a) or not len(b):
         return no_runs()
+    if len(b) == 1:
+        return clip(a, int(b[0, 0]), int(b[0, 1]))
     # Each run of a meets the runs of b numbered first[i] up to but not including last[i].
     first = np.searchsorted(b[:, 1], a[:, 0], side="right")
     last = np.searchsorted(b[:, 0], a[:, 1], side="left")

@@ -94,7 +94,7 @@ class LinuxCalls:
 
     def pagemap_scan(self, fd: int, argument: PmScanArg, vec: NDArray[np.void] | None) -> int:
         if vec is not None:
-            argument.vec = vec.__array_interface__["data"][0]
+            argument.vec = vec.ctypes.data
             argument.vec_len = len(vec)
         result: int = libc.ioctl(fd, PAGEMAP_SCAN, ctypes.addressof(argument))
         if result == -1:
