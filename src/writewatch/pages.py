@@ -166,7 +166,7 @@ def clip(runs: Runs, start: int, end: int) -> Runs:
         return runs
     low = np.searchsorted(runs[:, 1], start, side="right")
     high = np.searchsorted(runs[:, 0], end, side="left")
-    if low >= high:
+    if low >= high or start >= end:
         return no_runs()
     part = runs[low:high].copy()
     part[0, 0] = max(int(part[0, 0]), start)
