@@ -74,8 +74,8 @@ class _RemoteCalls:
 class LinuxTask(Task):
     """A thread of the world's process."""
 
-    def __init__(self, world: LinuxWorld, index: int, thread_id: int, child: Connection | None) -> None:
-        self._world, self._index, self._thread_id, self._child = world, index, thread_id, child
+    def __init__(self, world: LinuxWorld, index: int, thread_id: int) -> None:
+        self._world, self._index, self._thread_id = world, index, thread_id
 
     @property
     def thread_id(self) -> int:
@@ -88,7 +88,29 @@ class LinuxTask(Task):
         returned, value = self._world.request("result", self._index)
         if not returned:
             raise value
-        return self._world.adopt(self._child, value) if self._child is not None else value
+        return value
+
+
+class LinuxFork(Task):
+    """A fork of the world's process by its main thread, watched from outside."""
+
+    def __init__(self, world: LinuxWorld, child: Connection) -> None:
+        self._world, self._child = world, child
+
+    @property
+    def thread_id(self) -> int:
+        return self._world.pid
+
+    def settle(self) -> bool:
+        wait_channel = pathlib.Path(f"/proc/{self._world.pid}/wchan")
+        while not self._world.has_answered():
+            if "userfault" in wait_channel.read_text(encoding="ascii") and not self._world.has_answered():
+                return False
+            os.sched_yield()
+        return True
+
+    def result(self) -> Any:
+        return self._world.adopt(self._child, self._world.answer("fork", ()))
 
 
 class LinuxWorld(World):
@@ -111,11 +133,16 @@ class LinuxWorld(World):
         """One call in the world's process; structures and arrays are updated in place."""
         try:
             self._connection.send((method, arguments))
-            return self._answer(method, arguments)
+            return self.answer(method, arguments)
         except (EOFError, ConnectionError) as failure:
             raise WorldLost(f"the world ended during {method}") from failure
 
-    def _answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    def has_answered(self) -> bool:
+        """Whether an answer waits to be read."""
+        return self._connection.poll(0)
+
+    def answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """Wait for the answer to the request that was sent last."""
         if not self._connection.poll(DEADLINE_SECONDS):
             self.close()
             raise WorldLost(f"{method} did not return within {DEADLINE_SECONDS:g} s")
@@ -145,20 +172,18 @@ class LinuxWorld(World):
     # ---- threads and processes -------------------------------------------------------------------
 
     def spawn(self, method: str, *arguments: Any) -> Task:
-        if method != "fork":
-            index, thread_id = self.request("spawn", method, arguments)
-            return LinuxTask(self, index, thread_id, None)
-        ours = self._hand_over("spawn_fork")
-        index, thread_id = self._answer("spawn_fork", ())
-        return LinuxTask(self, index, thread_id, ours)
+        if method == "fork":
+            return LinuxFork(self, self._hand_over())
+        index, thread_id = self.request("spawn", method, arguments)
+        return LinuxTask(self, index, thread_id)
 
     def fork(self) -> World:
-        ours = self._hand_over("fork")
-        return self.adopt(ours, self._answer("fork", ()))
+        ours = self._hand_over()
+        return self.adopt(ours, self.answer("fork", ()))
 
-    def _hand_over(self, method: str) -> Connection:
+    def _hand_over(self) -> Connection:
         ours, theirs = _pair()
-        self._connection.send((method, ()))
+        self._connection.send(("fork", ()))
         reduction.send_handle(self._connection, theirs, self._pid)
         os.close(theirs)
         return ours
@@ -175,13 +200,16 @@ class LinuxWorld(World):
         while pathlib.Path(f"/proc/{self._pid}/comm").read_text(encoding="ascii").strip() != "cat":
             os.sched_yield()
 
+    def drop_privileges(self) -> None:
+        self.request("drop_privileges", 65534)
+
     def exit(self) -> None:
         self.close()
 
     def send_descriptor(self, fd: int, other: World) -> int:
         self._connection.send(("send_descriptor", (fd,)))
         ours = reduction.recv_handle(self._connection)
-        self._answer("send_descriptor", ())
+        self.answer("send_descriptor", ())
         assert isinstance(other, LinuxWorld)
         try:
             return other.receive_descriptor(ours)
@@ -192,7 +220,7 @@ class LinuxWorld(World):
         """Give the world a copy of a descriptor of the test process."""
         self._connection.send(("receive_descriptor", ()))
         reduction.send_handle(self._connection, fd, self._pid)
-        return int(self._answer("receive_descriptor", ()))
+        return int(self.answer("receive_descriptor", ()))
 
     # ---- calls that the library never makes ------------------------------------------------------
 

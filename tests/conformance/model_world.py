@@ -10,7 +10,7 @@ What it expects of ``writewatch.model.calls.ModelCalls`` beyond ``KernelCalls``:
 * ``fork() -> ModelCalls`` for the child, ``exit()``, ``execve()``, ``pid``,
   ``send_descriptor(fd, other) -> int``.
 * ``regular_file(length, writable) -> int``, ``mlock(addr, length)``, ``vm_flags(addr)``, ``seal(fd, seals)``,
-  ``uffd_features(fd)``, ``touch(addresses, value)``.
+  ``uffd_features(fd)``, ``drop_privileges()``, ``touch(addresses, value)``.
 * A load or store that gets a signal raises an exception with attributes ``signal``, ``address``, ``code``.
 """
 
@@ -110,6 +110,9 @@ class ModelWorld(World):
 
     def execute(self) -> None:
         self._own.execve()
+
+    def drop_privileges(self) -> None:
+        self._own.drop_privileges()
 
     def exit(self) -> None:
         self._own.exit()

@@ -164,10 +164,7 @@ class Server:
 
     def do_fork(self) -> int:
         """Receives the child's end of a connection, then forks; the child serves on it."""
-        handle = reduction.recv_handle(self._connection)
-        return self._fork(Connection(handle))
-
-    def _fork(self, connection: Connection) -> int:
+        connection = Connection(reduction.recv_handle(self._connection))
         with warnings.catch_warnings():
             # Threads blocked in a fault are what some cases are about; the child has only this one.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -178,15 +175,8 @@ class Server:
         connection.close()
         return pid
 
-    def do_spawn_fork(self) -> tuple[int, int | None]:
-        connection = Connection(reduction.recv_handle(self._connection))
-        return self._start(lambda: self._fork(connection))
-
     def do_spawn(self, method: str, arguments: tuple[Any, ...]) -> tuple[int, int | None]:
-        return self._start(lambda: getattr(self._calls, method)(*arguments))
-
-    def _start(self, call: Callable[[], Any]) -> tuple[int, int | None]:
-        thread = _Thread(call)
+        thread = _Thread(lambda: getattr(self._calls, method)(*arguments))
         self._threads.append(thread)
         return len(self._threads) - 1, thread.thread_id
 

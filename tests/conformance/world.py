@@ -114,7 +114,11 @@ class World(abc.ABC):
 
     @abc.abstractmethod
     def spawn(self, method: str, *arguments: Any) -> Task:
-        """Start ``calls.<method>(*arguments)``, or ``fork``, in a new thread of this world."""
+        """Start ``calls.<method>(*arguments)``, or ``fork``, in a new thread of this world.
+
+        While a fork waits for the reader of its event, nothing else runs in its world (the interpreter
+        forks with its lock held): another world has to read the event.
+        """
 
     @abc.abstractmethod
     def fork(self) -> World:
@@ -123,6 +127,10 @@ class World(abc.ABC):
     @abc.abstractmethod
     def execute(self) -> None:
         """execve(2) of a program that waits: the mm of before is gone, only ``close`` works afterwards."""
+
+    @abc.abstractmethod
+    def drop_privileges(self) -> None:
+        """Become an ordinary user for good, without any capability."""
 
     @abc.abstractmethod
     def exit(self) -> None:
