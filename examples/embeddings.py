@@ -21,7 +21,7 @@ N_WORDS = 1 << 19
 FEWEST_WORDS = 1 << 13
 HASHED_EPOCHS = 3  # hashing is only here to be timed
 
-MISSED, NO_ROOM, INTERRUPTED = 1, 2, 130
+MISSED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
 def words_that_fit(n_words: int, room_bytes: int) -> int:
@@ -42,8 +42,11 @@ def main() -> int:
     room = available_bytes()
     n_words = words_that_fit(options.words, room)
     if needed_bytes(n_words) > room:
-        print(f"embeddings: {room >> 20} MiB of memory are free; {needed_bytes(n_words) >> 20} are needed.")
-        return NO_ROOM
+        print(
+            f"embeddings: {room >> 20} MiB of memory are free; {needed_bytes(n_words) >> 20} are needed.",
+            file=sys.stderr,
+        )
+        return REFUSED
     run = Run(n_words, options.sentences, options.seed)
     with ww.track(*run.tables.values(), backend=options.backend) as tracker:
         print(opening(run, tracker, options.words, room))
@@ -86,5 +89,8 @@ def parse_options() -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except ww.WriteWatchError as error:
+        print(f"embeddings: {error}.", file=sys.stderr)
+        sys.exit(REFUSED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
@@ -25,7 +27,7 @@ def opening(run: Run, tracker: ww.Tracker, n_words_wanted: int, room_bytes: int)
     size = f"{sum(table.nbytes for table in run.tables.values()) >> 20:,} MiB in {run.n_pages:,} pages"
     lines = [
         f"Training {n_tables} tables of {n_words:,} x {n_dimensions} float32, {size}.",
-        f"Tracked by: {tracker.backend}. {tracker.reason}",
+        *_served_by(tracker),
         "",
     ]
     if n_words < n_words_wanted:
@@ -34,6 +36,15 @@ def opening(run: Run, tracker: ww.Tracker, n_words_wanted: int, room_bytes: int)
         )
         lines.insert(1, scaled)
     return "\n".join(lines)
+
+
+def _served_by(tracker: ww.Tracker) -> list[str]:
+    """Which back end, and when it is not the best there is, what is wrong with the better ones."""
+    best = tracker.reason.startswith(f"{tracker.backend}: ")
+    text = (
+        f"Tracked by {tracker.reason}" if best else f"Tracked by {tracker.backend}, because: {tracker.reason}"
+    )
+    return textwrap.wrap(f"{text}.", 100, subsequent_indent="  ")
 
 
 class ProgressLine:
@@ -48,11 +59,14 @@ class ProgressLine:
         """Show one epoch; the number counts from 0."""
         text = (
             f"epoch {number + 1:2}/{self._n_epochs}  loss {epoch.loss:.2f}  topics {epoch.agreement:4.0%}  "
-            f"wrote {epoch.n_reported:7,} pages {epoch.n_reported / n_pages:5.1%}  "
-            f"collect {epoch.collect_s * 1e3:7.2f} ms  missed {epoch.n_missed}  extra {epoch.n_extra}"
+            f"wrote {epoch.n_reported:6,} pages {epoch.n_reported / n_pages:5.1%}  "
+            f"collect {epoch.collect_s * 1e3:6.2f} ms  missed {epoch.n_missed}  extra {epoch.n_extra}"
         )
-        # Ending with blanks wipes what a longer line before left.
-        self._stream.write(f"\r{text}   " if self._live else f"{text}\n")
+        if self._live:
+            # A line that wraps could not be rewritten; blanks wipe what a longer one left.
+            width = shutil.get_terminal_size().columns - 1
+            text = f"\r{text:{width}.{width}}"
+        self._stream.write(text if self._live else f"{text}\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -126,6 +140,8 @@ def _costs(run: Run, tracker: ww.Tracker, epochs: list[Epoch]) -> list[str]:
     }
     return [
         "",
-        f"{'To find out what an epoch wrote':40} {'median':>10} {'':>10}",
+        f"{'To find out what an epoch wrote':40} {'median':>10}",
         *(f"  {name:38} {s * 1e3:7.2f} ms {s / collect:8.1f} x" for name, s in rows.items()),
+        "",
+        *_served_by(tracker),
     ]

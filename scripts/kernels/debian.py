@@ -17,8 +17,9 @@ from pathlib import Path
 
 TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static"}
 
-# What the guest needs before it can see a file: the bus, the transport, the file system, the layer above it.
-WANTED_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
+# What the guest needs before it can see a file: the bus, the transport, the file system, the layer above it; and a
+# disk of its own with a real file system, since a tmpfs neither takes a swap file nor has regular files.
+WANTED_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_blk", "crc32c_generic", "ext4")
 
 
 class MissingError(Exception):

@@ -20,6 +20,7 @@ from scripts.kernels.debian import Kernel
 
 GUEST = Path(__file__).parent / "guest"
 FOLLOW_SECONDS = 0.2
+DISK_BYTES = 2 << 30  # for /tmp; a sparse file
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ def run(
     shutil.copy(GUEST / "stage2", share / "stage2")
     (share / "command").write_text(f"cd {shlex.quote(str(directory))} && exec {shlex.join(command)}\n")
     (share / "output").touch()
+    with (share / "disk").open("wb") as disk:
+        disk.truncate(DISK_BYTES)
     with (share / "qemu").open("wb") as log:
         guest = subprocess.Popen(_qemu(kernel, share, size), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
@@ -84,6 +87,7 @@ def _qemu(kernel: Kernel, share: Path, size: Size) -> list[str]:
         *("-smp", str(size.cpus), "-m", str(size.memory_mib)),
         *("-kernel", str(kernel.image), "-initrd", str(share / "initramfs"), "-append", command_line),
         *("-chardev", f"file,id=console,path={_escaped(share / 'console')}", "-serial", "chardev:console"),
+        *("-drive", f"file={_escaped(share / 'disk')},format=raw,if=virtio,cache=unsafe"),
         *("-virtfs", f"{_exported(Path('/'), 'host')},readonly=on"),
         *("-virtfs", _exported(share, "share")),
     ]
