@@ -132,6 +132,14 @@ class KernelCalls(Protocol):
         """``VmPin`` of ``/proc/PID/status``: memory pinned for a device or for io_uring."""
         ...
 
+    def open_status(self, pid: int | None) -> int:
+        """Open ``/proc/PID/status``, for ``read_pinned``; bound to that process."""
+        ...
+
+    def read_pinned(self, fd: int) -> int:
+        """``pinned_bytes`` of a descriptor of ``open_status``, at half the cost."""
+        ...
+
     def minor_faults(self) -> int:
         """``ru_minflt`` of the whole process: faults that have completed, of all threads."""
         ...

@@ -20,6 +20,7 @@ from writewatch.kernel import libc
 from writewatch.kernel.maps import parse_maps, status_bytes
 
 _MSG_BYTES: Final = 32
+_STATUS_BYTES: Final = 4096  # /proc/PID/status has 1.5 KiB, VmPin in its first half
 _HUGE_PAGE_SIZE_PATH: Final = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 
 
@@ -112,6 +113,12 @@ class LinuxCalls:
     def pinned_bytes(self, pid: int | None) -> int:
         with open(f"{_proc(pid)}/status", "rb", buffering=0) as file:
             return status_bytes(file.readall(), b"VmPin:")
+
+    def open_status(self, pid: int | None) -> int:
+        return os.open(f"{_proc(pid)}/status", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read_pinned(self, fd: int) -> int:
+        return status_bytes(os.pread(fd, _STATUS_BYTES, 0), b"VmPin:")
 
     def minor_faults(self) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

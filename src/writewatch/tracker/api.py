@@ -129,11 +129,15 @@ class Tracker:
         self._consumers: dict[str, Consumer] = {}
         self._collects = [0, 0, 0, 0]  # how many, pages, last ns, all ns
         self._blind = BlindSpots(calls, [b.span for b in buffers], total(self._pinned) * calls.page_size)
-        self._blind.warn_of_files(stacklevel)
-        self._blind.check(stacklevel)
-        self._chosen = open_best(backend, calls, self._pages)
+        try:
+            self._blind.warn_of_files(stacklevel)
+            self._blind.check(stacklevel)
+            self._chosen = open_best(backend, calls, self._pages)
+        except BaseException:
+            self._blind.close()
+            raise
         self._consumers[MAIN] = Consumer(self, MAIN, self._chosen.account)
-        self._finalizer = weakref.finalize(self, _shut, self._chosen, self._consumers, buffers)
+        self._finalizer = weakref.finalize(self, _shut, self._chosen, self._consumers, buffers, self._blind)
         _trackers.add(self)
 
     # ---- collecting ------------------------------------------------------------------------------
@@ -300,7 +304,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_parent=_tell_parents)
 
 
-def _shut(chosen: Chosen, consumers: dict[str, Consumer], buffers: Sequence[TrackedBuffer]) -> None:
+def _shut(
+    chosen: Chosen, consumers: dict[str, Consumer], buffers: Sequence[TrackedBuffer], blind: BlindSpots
+) -> None:
     """Close every account, then let the buffers go. Runs once, on close() or when the tracker is dropped."""
     accounts = [consumer._account for consumer in consumers.values()]
     consumers.clear()
@@ -308,6 +314,7 @@ def _shut(chosen: Chosen, consumers: dict[str, Consumer], buffers: Sequence[Trac
         for account in accounts:
             chosen.close(account)
     finally:
+        blind.close()
         for buffer in buffers:
             buffer.release()
 

@@ -30,6 +30,7 @@ class BlindSpots:
     def __init__(self, calls: KernelCalls, spans: Sequence[AddrRange], named_bytes: int) -> None:
         self._calls = calls
         self._allowed_pinned = named_bytes
+        self._status = self._open_status()
         self._told_pinned = False
         self._forked = False
         vmas = _vmas_under(calls, spans)
@@ -69,11 +70,20 @@ class BlindSpots:
                 stacklevel=stacklevel + 1,
             )
 
-    def _pinned_bytes(self) -> int:
+    def close(self) -> None:
+        """Give back the descriptor. A second call does nothing."""
+        status, self._status = self._status, -1
+        if status >= 0:
+            self._calls.close(status)
+
+    def _open_status(self) -> int:
         try:
-            return self._calls.pinned_bytes(None)
+            return self._calls.open_status(None)
         except OSError:
-            return 0  # no /proc here
+            return -1  # no /proc here
+
+    def _pinned_bytes(self) -> int:
+        return self._calls.read_pinned(self._status) if self._status >= 0 else 0
 
 
 def _vmas_under(calls: KernelCalls, spans: Sequence[AddrRange]) -> list[Vma]:

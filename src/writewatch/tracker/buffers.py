@@ -148,8 +148,9 @@ def _of_view(view: memoryview, label: str, owner: object) -> TrackedBuffer:
 
 
 def _address_of(view: memoryview) -> int:
-    """Address of the first element. NumPy reads the buffer's pointer whatever its format letters mean."""
-    flat = view.cast("B") if view.c_contiguous else view
+    """Address of the first element; of bytes, because NumPy does not know every format letter (pointers of ctypes)."""
+    row = view[:1] if view.ndim else view  # contiguous also where a stepped view is not
+    flat = row.cast("B") if row.c_contiguous else row
     array = np.asarray(flat)
     address: int = array.__array_interface__["data"][0]
     return address

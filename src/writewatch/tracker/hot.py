@@ -44,6 +44,11 @@ class HotChunks:
         self._next_probe = 0
 
     @property
+    def is_any(self) -> bool:
+        """Whether any chunk is hot or may become so at the next harvest."""
+        return bool(len(self._hot) or len(self._full_twice))
+
+    @property
     def hot(self) -> Runs:
         """Page runs that are left unprotected."""
         return difference(self._hot, self._probing) * self._chunk_pages

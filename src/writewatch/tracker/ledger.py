@@ -16,6 +16,7 @@ descriptors are closed at once, nothing is unregistered, and its trackers say th
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import warnings
@@ -38,11 +39,8 @@ class Account:
 
     def __init__(self, spans: Runs) -> None:
         self.spans = spans
-        self._empty()
-
-    def _empty(self) -> None:
-        self.written = PageSet(self.spans)
-        self.assumed = PageSet(self.spans)
+        self.written = PageSet(spans)
+        self.assumed = PageSet(spans)
         self.exact = True
 
     @property
@@ -61,7 +59,9 @@ class Account:
     def take(self) -> Harvest:
         """All that is owed; the account is empty afterwards."""
         owed = Harvest(self.written.runs(), self.assumed.runs(), self.exact)
-        self._empty()
+        self.written.clear()
+        self.assumed.clear()
+        self.exact = True
         return owed
 
 
@@ -95,22 +95,22 @@ class Ledger:
             self._accounts.append(account)
             return account
 
-    def close_account(self, account: Account) -> bool:
-        """Owe nothing any more. Returns whether that was the last account; the backend is then closed."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is owed anything any more."""
+        return not self._accounts
+
+    def close_account(self, account: Account) -> None:
+        """Owe nothing any more. With the last account the backend is closed."""
         with self._lock:
             if account in self._accounts:
                 self._accounts.remove(account)
             if self._is_forked():
                 self.backend.abandon()
-                return True
-            if not self._accounts:
+            elif not self._accounts:
                 self.backend.close()
-                return True
-            wanted = no_runs()
-            for other in self._accounts:
-                wanted = union(wanted, other.spans)
-            self._adjust(wanted)
-            return False
+            else:
+                self._adjust(functools.reduce(union, (other.spans for other in self._accounts)))
 
     def _adjust(self, wanted: Runs) -> None:
         if wanted.shape == self._wanted.shape and (wanted == self._wanted).all():
@@ -246,8 +246,11 @@ def open_account(
 def close_account(key: tuple[int, str], ledger: Ledger, account: Account) -> None:
     """Close an account; the ledger of the last one goes with it."""
     with _shelf_lock:
-        if ledger.close_account(account) and _shelf.get(key) is ledger:
-            del _shelf[key]
+        try:
+            ledger.close_account(account)
+        finally:
+            if ledger.is_idle and _shelf.get(key) is ledger:
+                del _shelf[key]
 
 
 if hasattr(os, "register_at_fork"):

@@ -30,12 +30,10 @@ class PageSet:
 
     def __init__(self, spans: Runs) -> None:
         self._spans = spans
-        # Bit number of each span's first page.
-        self._origins = np.cumsum(spans[:, 1] - spans[:, 0]) - (spans[:, 1] - spans[:, 0])
         self._n_pages = total(spans)
         self._most_runs = max(_FEW_RUNS, self._n_pages // _PAGES_PER_RUN)
         self._parts: list[Runs] = []
-        self._n_runs = 0
+        self._n_runs = 0  # in the parts together
         self._bitmap: NDArray[np.uint8] | None = None
 
     @property
@@ -57,6 +55,12 @@ class PageSet:
         if self._n_runs > self._most_runs:
             self._compact()
 
+    def clear(self) -> None:
+        """Take everything out; what ``runs`` has returned is not touched."""
+        self._parts = []
+        self._n_runs = 0
+        self._bitmap = None
+
     def runs(self) -> Runs:
         """All pages as runs: (n, 2) int64, ascending, disjoint, not touching. A fresh array or one never changed."""
         if self._bitmap is not None:
@@ -77,7 +81,7 @@ class PageSet:
 
     def _set_bitmap(self, runs: Runs) -> None:
         mask = np.zeros(self._n_pages, np.bool_)
-        for (start, end), origin in zip(self._spans.tolist(), self._origins.tolist(), strict=True):
+        for start, end, origin in self._placed_spans():
             inside = clip(runs, start, end)
             if len(inside):
                 mask[origin : origin + end - start] = mask_of_runs(inside - start, end - start)
@@ -89,9 +93,16 @@ class PageSet:
         mask = np.unpackbits(self._bitmap, count=self._n_pages, bitorder="little").view(np.bool_)
         found = [
             runs_of_mask(mask[origin : origin + end - start]) + start
-            for (start, end), origin in zip(self._spans.tolist(), self._origins.tolist(), strict=True)
+            for start, end, origin in self._placed_spans()
         ]
         return normalise(np.concatenate([*found, *self._parts]))
+
+    def _placed_spans(self) -> Iterator[tuple[int, int, int]]:
+        """Each span, and the bit number of its first page."""
+        origin = 0
+        for start, end in self._spans.tolist():
+            yield start, end, origin
+            origin += end - start
 
 
 class PageValues:

@@ -35,7 +35,9 @@ def _is_ordinary(vma: Vma) -> bool:
 
 
 def _runs_of(vmas: list[Vma], page_size: int) -> Runs:
-    return np.array([(vma.start, vma.end) for vma in vmas], np.int64).reshape(-1, 2) // page_size
+    # Divided first: [vsyscall] lies above what int64 holds, its page number does not.
+    runs = [(vma.start // page_size, vma.end // page_size) for vma in vmas]
+    return np.array(runs, np.int64).reshape(-1, 2)
 
 
 def mapped_runs(calls: KernelCalls, first: int, last: int) -> Runs:

@@ -66,6 +66,7 @@ class UffdWp:
         self._calls = calls
         self._keep_huge_pages = keep_huge_pages
         self._page_size = calls.page_size
+        self._page_shift = calls.page_size.bit_length() - 1
         self._uffd = Userfaultfd(_FEATURES, user_mode_only=True, calls=calls)
         try:
             self._pagemap = Pagemap(calls=calls)
@@ -177,6 +178,19 @@ class UffdWp:
 
     def harvest(self, unit: Runs) -> Harvest:
         """Scan and protect again, in one walk; hot chunks are left alone."""
+        if len(self._lost) or self._hot.is_any:
+            return self._harvest_with_exceptions(unit)
+        first, last = unit[0].tolist()
+        written, lost = self._scan(first, last, protect=True)
+        self._hot.learn(unit, written, no_runs())
+        return self._answer(unit, written, lost)
+
+    def _answer(self, unit: Runs, written: Runs, assumed: Runs) -> Harvest:
+        notices, self._notices = tuple(self._notices), []
+        return Harvest(written, assumed, exact=not self._is_coarse(unit), notices=notices)
+
+    def _harvest_with_exceptions(self, unit: Runs) -> Harvest:
+        """The same, where parts of the unit are lost, hot, or nearly hot."""
         lost = self._restore(intersection(self._lost, unit))
         doubtful = self._hot.doubtful(unit)
         hot = difference(intersection(self._hot.hot, unit), lost)
@@ -191,8 +205,7 @@ class UffdWp:
         for run in self._hot.learn(unit, written, left_hot).tolist():
             # Hot, so written in any case: this only protects it again, for the next harvest to look at.
             written = union(written, self._scan(*run, protect=True)[0])
-        notices, self._notices = tuple(self._notices), []
-        return Harvest(written, union(hot, lost), exact=not self._is_coarse(unit), notices=notices)
+        return self._answer(unit, written, union(hot, lost))
 
     def _is_coarse(self, unit: Runs) -> bool:
         """Whether part of a unit is hugetlb, where one write makes a whole huge page written."""
@@ -201,11 +214,15 @@ class UffdWp:
     def has_written(self, spans: Runs) -> bool:
         """Stops at the first written page."""
         for unit in self.units(spans):
-            if len(intersection(union(self._hot.hot, self._lost), intersection(unit, spans))):
-                return True
-            if self._unit_has_written(unit, spans):
+            if self._is_assumed(intersection(unit, spans)) or self._unit_has_written(unit, spans):
                 return True
         return False
+
+    def _is_assumed(self, spans: Runs) -> bool:
+        """Whether part of the spans would be reported whatever is seen."""
+        if not len(self._lost) and not self._hot.is_any:
+            return False
+        return bool(len(intersection(union(self._hot.hot, self._lost), spans)))
 
     def _unit_has_written(self, unit: Runs, spans: Runs) -> bool:
         first, last = unit[0].tolist()
@@ -274,7 +291,7 @@ class UffdWp:
             return no_runs()
         # As plain words: NumPy copies records one by one.
         words = [regions.view(np.int64).reshape(-1, 3)[:, :2] for regions in found]
-        return normalise((words[0] if len(words) == 1 else np.concatenate(words)) // self._page_size)
+        return normalise((words[0] if len(words) == 1 else np.concatenate(words)) >> self._page_shift)
 
     def _restore(self, lost: Runs) -> Runs:
         """Try to register again what was lost; all of it is to be reported, whether that worked or not."""
