@@ -120,11 +120,7 @@ def test_move_serves_a_read_fault_page_by_page(place: Place) -> None:
     faults = 0
     for page in range(N):
         task = place.spawn_read(target, page)
-        faults += _served(
-            context,
-            task,
-            lambda _, address: context.move(_page(target, address), source.start + address - target.start),
-        )
+        faults += _served(context, task, serve)
         assert task.result() == bytes([page + 1])
     assert faults == N
     assert source.read_all() == [0] * N
