@@ -39,7 +39,7 @@ def opening(run: Run, tracker: ww.Tracker, n_words_wanted: int, room_bytes: int)
 
 
 def _served_by(tracker: ww.Tracker) -> list[str]:
-    """Which back end, and when it is not the best there is, what is wrong with the better ones."""
+    """Which backend, and when it is not the best there is, what is wrong with the better ones."""
     best = tracker.reason.startswith(f"{tracker.backend}: ")
     text = (
         f"Tracked by {tracker.reason}" if best else f"Tracked by {tracker.backend}, because: {tracker.reason}"

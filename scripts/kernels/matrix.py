@@ -99,12 +99,12 @@ def _yes_or_no(feature: Record | None, notes: Notes) -> str:
 
 def _backend_row(name: str, records: list[Record], notes: Notes) -> str:
     return _row(
-        f"back end `{name}`", [_trials(record["backends"].get(name, {}), notes) for record in records]
+        f"backend `{name}`", [_trials(record["backends"].get(name, {}), notes) for record in records]
     )
 
 
 def _trials(trials: Record, notes: Notes) -> str:
-    """What a back end reported in each kind of memory; once, where all kinds agree."""
+    """What a backend reported in each kind of memory; once, where all kinds agree."""
     cells = {kind: f"{trial['result']}{notes.mark(trial['reason'])}" for kind, trial in trials.items()}
     if len(set(cells.values())) == 1:
         return next(iter(cells.values()))

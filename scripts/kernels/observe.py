@@ -1,8 +1,8 @@
 """What tracking shows on the kernel that runs this: ``python -m scripts.kernels.observe FILE`` writes JSON.
 
-Each back end is tried on two kinds of memory, and with stores made by the program and by the kernel: three of
+Each backend is tried on two kinds of memory, and with stores made by the program and by the kernel: three of
 sixteen pages are written, and what a collect reports is told apart: exactly these, more than these, fewer
-(which no back end may do, ever), or a refusal.
+(which no backend may do, ever), or a refusal.
 """
 
 from __future__ import annotations
