@@ -112,9 +112,9 @@ class Pagemap:
         self._fd = self._calls.open_pagemap(pid)
 
     def fileno(self) -> int:
-        """The descriptor; ValueError when closed."""
+        """The descriptor; UsageError when closed."""
         if self._fd < 0:
-            raise ValueError("pagemap is closed")
+            raise UsageError("this Pagemap is closed; open a new one")
         return self._fd
 
     @property
@@ -158,6 +158,10 @@ class Pagemap:
             user space, and empty when the mm is gone.
         """
         page_size = self._calls.page_size
+        if end < start:
+            raise UsageError(
+                f"entries of [{start:#x}, {end:#x}): the range ends before it starts; swap the ends"
+            )
         first = start // page_size
         return self._calls.read_pagemap(self.fileno(), first, -(-end // page_size) - first)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import mmap
-from typing import Any
+import operator
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -13,7 +15,7 @@ from writewatch.errors import UsageError
 
 
 def allocate(
-    shape: int | tuple[int, ...], dtype: DTypeLike = "f8", *, huge_pages: bool | None = None
+    shape: SupportsIndex | Sequence[SupportsIndex], dtype: DTypeLike = "f8", *, huge_pages: bool | None = None
 ) -> NDArray[Any]:
     """A zeroed C-ordered array that shares no page with anything else, so that every report is about it alone.
 
@@ -34,7 +36,8 @@ def allocate(
     kind = np.dtype(dtype)
     if kind.hasobject:
         raise UsageError(f"dtype {kind} holds Python objects, which live elsewhere; allocate plain numbers")
-    lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+    axes = shape if isinstance(shape, Sequence) else (shape,)
+    lengths = tuple(operator.index(length) for length in axes)
     if any(length < 0 for length in lengths):
         raise ValueError(f"negative length in shape {lengths}")
     n_bytes = math.prod(lengths) * kind.itemsize

@@ -6,11 +6,13 @@ each with its own position: what one has collected is still news to the others.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -28,8 +30,6 @@ from writewatch.tracker.buffers import TrackedBuffer, resolve
 from writewatch.tracker.dirty import DirtySet
 from writewatch.tracker.select import Chosen, open_best
 from writewatch.tracker.translate import translated
-
-MAIN: Final = "main"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,26 @@ class Statistics:
     pinned_bytes: int
 
 
-class Consumer:
-    """One reader of a tracker, with its own position. Made by ``Tracker.consumer``."""
+class Position:
+    """How far one consumer has read: what it is still owed, and how often it has collected."""
 
-    def __init__(self, tracker: Tracker, name: str, account: ledgers.Account) -> None:
-        self._tracker = tracker
-        self._account = account
-        self.name = name
+    def __init__(self, account: ledgers.Account) -> None:
+        self.account = account
         self.epoch = 0
+
+
+class Consumer:
+    """One reader of a tracker, with its own position. Made by ``Tracker.consumer``; keeps the tracker alive."""
+
+    def __init__(self, tracker: Tracker, name: str, position: Position) -> None:
+        self._tracker = tracker
+        self._position = position
+        self.name = name
+
+    @property
+    def epoch(self) -> int:
+        """How often it has collected: the number that its next set will have."""
+        return self._position.epoch
 
     def collect(self) -> DirtySet:
         """Pages written since this consumer's last collect, or since it was made.
@@ -82,15 +94,15 @@ class Consumer:
             TrackingLostError: This is a forked child of the process that made the tracker.
             OSError: The kernel refused; the next collect reports what this one would have.
         """
-        return self._tracker._collect(self)
+        return self._tracker._collect(self._position)
 
     def is_clean(self) -> bool:
         """Whether ``collect()`` would report nothing. Stops at the first written page, changes nothing."""
-        return self._tracker._is_clean(self)
+        return self._tracker._is_clean(self._position)
 
     def close(self) -> None:
         """Stop consuming; a later ``consumer()`` of the same name starts anew. A second call does nothing."""
-        self._tracker._close_consumer(self)
+        self._tracker._close_consumer(self.name, self._position)
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +138,8 @@ class Tracker:
         self._pages = _pages_of(buffers, calls.page_size)
         self._pinned = _pages_of(pinned, calls.page_size)
         self._lock = threading.Lock()
-        self._consumers: dict[str, Consumer] = {}
+        self._named: dict[str, Position] = {}
+        self._handles: weakref.WeakValueDictionary[str, Consumer] = weakref.WeakValueDictionary()
         self._collects = [0, 0, 0, 0]  # how many, pages, last ns, all ns
         self._blind = BlindSpots(calls, [b.span for b in buffers], total(self._pinned) * calls.page_size)
         try:
@@ -136,19 +149,22 @@ class Tracker:
         except BaseException:
             self._blind.close()
             raise
-        self._consumers[MAIN] = Consumer(self, MAIN, self._chosen.account)
-        self._finalizer = weakref.finalize(self, _shut, self._chosen, self._consumers, buffers, self._blind)
+        self._main = Position(self._chosen.account)
+        # Holds nothing that holds the tracker, so that one that is dropped is closed.
+        self._finalizer = weakref.finalize(
+            self, _shut, self._chosen, self._main, self._named, buffers, self._blind
+        )
         _trackers.add(self)
 
     # ---- collecting ------------------------------------------------------------------------------
 
     def collect(self) -> DirtySet:
         """Pages written since the last collect, or since ``track``: ``Consumer.collect`` of the tracker's own."""
-        return self._collect(self._main())
+        return self._collect(self._main)
 
     def is_clean(self) -> bool:
         """Whether ``collect()`` would report nothing. Stops at the first written page, changes nothing."""
-        return self._is_clean(self._main())
+        return self._is_clean(self._main)
 
     def consumer(self, name: str) -> Consumer:
         """The consumer of this name; made now, with nothing to report yet, when there is none.
@@ -158,58 +174,54 @@ class Tracker:
         """
         with self._lock:
             self._check_open()
-            consumer = self._consumers.get(name)
-            if consumer is None:
+            if name not in self._named:
                 with translated(self.backend):
-                    account = self._chosen.ledger.open_account(self._pages)
-                consumer = self._consumers[name] = Consumer(self, name, account)
-            return consumer
+                    self._named[name] = Position(self._chosen.ledger.open_account(self._pages))
+            handle = self._handles.get(name)
+            if handle is None or handle._position is not self._named[name]:
+                handle = self._handles[name] = Consumer(self, name, self._named[name])
+            return handle
 
-    def _main(self) -> Consumer:
+    def _collect(self, position: Position) -> DirtySet:
         self._check_open()
-        return self._consumers[MAIN]
-
-    def _collect(self, consumer: Consumer) -> DirtySet:
-        self._check_open(consumer)
         self._blind.check(stacklevel=4)
         started = time.perf_counter_ns()
         with translated(self.backend):
-            owed = self._chosen.ledger.collect(consumer._account)
+            owed = self._chosen.ledger.collect(position.account)
+        # Without the tracker: a set that is kept does not keep the tracker and its buffers.
+        give_back = functools.partial(self._chosen.ledger.give_back, position.account, owed)
         try:
-            return self._report(consumer, owed, started)
+            return self._report(position, owed, give_back, started)
         except BaseException:
-            self._chosen.ledger.give_back(consumer._account, owed)
+            give_back()
             raise
 
-    def _report(self, consumer: Consumer, owed: Harvest, started: int) -> DirtySet:
-        account = consumer._account
-
-        def give_back(_: DirtySet) -> None:
-            self._chosen.ledger.give_back(account, owed)
-
+    def _report(
+        self, position: Position, owed: Harvest, give_back: Callable[[], None], started: int
+    ) -> DirtySet:
         with self._lock:
             dirty = DirtySet(
                 owed.written,
                 union(owed.assumed, self._pinned),
                 page_size=self._page_size,
                 tracked=self._bytes,
-                epoch=consumer.epoch,
+                epoch=position.epoch,
                 exact=owed.exact,
                 give_back=give_back,
             )
             elapsed = time.perf_counter_ns() - started
             n_collects, pages, _, total_ns = self._collects
             self._collects = [n_collects + 1, pages + dirty.n_pages, elapsed, total_ns + elapsed]
-            consumer.epoch += 1
+            position.epoch += 1
             return dirty
 
-    def _is_clean(self, consumer: Consumer) -> bool:
-        self._check_open(consumer)
+    def _is_clean(self, position: Position) -> bool:
+        self._check_open()
         self._blind.check(stacklevel=4)
         if len(self._pinned):
             return False
         with translated(self.backend):
-            return not self._chosen.ledger.has_written(consumer._account)
+            return not self._chosen.ledger.has_written(position.account)
 
     # ---- what it is ------------------------------------------------------------------------------
 
@@ -226,7 +238,7 @@ class Tracker:
     @property
     def epoch(self) -> int:
         """How often ``collect()`` was called: the number that the next set will have."""
-        return self._consumers[MAIN].epoch if MAIN in self._consumers else 0
+        return self._main.epoch
 
     @property
     def page_size(self) -> int:
@@ -242,7 +254,7 @@ class Tracker:
         """What it has done so far; also of a tracker that is closed."""
         with self._lock:
             n_collects, pages, last_ns, total_ns = self._collects
-            accounts = [consumer._account for consumer in self._consumers.values()]
+            accounts = [position.account for position in (self._main, *self._named.values())]
             return Statistics(
                 backend=self.backend,
                 reason=self.reason,
@@ -276,20 +288,15 @@ class Tracker:
     ) -> None:
         self.close()
 
-    def _close_consumer(self, consumer: Consumer) -> None:
+    def _close_consumer(self, name: str, position: Position) -> None:
         with self._lock:
-            if self._consumers.get(consumer.name) is not consumer or self.closed:
-                return
-            del self._consumers[consumer.name]
-            self._chosen.close(consumer._account)
+            if self._named.get(name) is position and not self.closed:
+                del self._named[name]
+                self._chosen.close(position.account)
 
-    def _check_open(self, consumer: Consumer | None = None) -> None:
+    def _check_open(self) -> None:
         if self.closed:
             raise TrackerClosedError("this tracker is closed; make a new one with track()")
-        if consumer is not None and self._consumers.get(consumer.name) is not consumer:
-            raise TrackerClosedError(
-                f"consumer {consumer.name!r} is closed; ask the tracker for a new one with consumer()"
-            )
 
 
 _trackers: Final[weakref.WeakSet[Tracker]] = weakref.WeakSet()
@@ -305,18 +312,19 @@ if hasattr(os, "register_at_fork"):
 
 
 def _shut(
-    chosen: Chosen, consumers: dict[str, Consumer], buffers: Sequence[TrackedBuffer], blind: BlindSpots
+    chosen: Chosen,
+    main: Position,
+    named: dict[str, Position],
+    buffers: Sequence[TrackedBuffer],
+    blind: BlindSpots,
 ) -> None:
     """Close every account, then let the buffers go. Runs once, on close() or when the tracker is dropped."""
-    accounts = [consumer._account for consumer in consumers.values()]
-    consumers.clear()
-    try:
-        for account in accounts:
-            chosen.close(account)
-    finally:
-        blind.close()
+    with contextlib.ExitStack() as last_things:  # each is done although another fails
         for buffer in buffers:
-            buffer.release()
+            last_things.callback(buffer.release)
+        last_things.callback(blind.close)
+        for position in (main, *named.values()):
+            last_things.callback(chosen.close, position.account)
 
 
 def _pages_of(buffers: Iterable[TrackedBuffer], page_size: int) -> Runs:

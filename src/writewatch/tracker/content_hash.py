@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from writewatch.abi.calls import KernelCalls
 from writewatch.pages import Runs, difference, intersection, no_runs, normalise, runs_of_mask
-from writewatch.tracker.backend import Harvest
+from writewatch.tracker.backend import Harvest, RangeRefusedError
 from writewatch.tracker.pageset import PageValues
 
 #: Read and hashed at a time: what is read is still in the cache when it is hashed.
@@ -55,16 +55,21 @@ class ContentHash:
 
     def adjust(self, wanted: Runs) -> None:
         """Hash what is new; keep the digests of what stays."""
-        before, self._digests = self._digests, PageValues(wanted)
+        before = self._digests
+        new = difference(wanted, before.pages)
+        if len(blind := self._unreadable_in(new)):
+            span = f"[{blind[0, 0] * self._page_size:#x}, {blind[0, 1] * self._page_size:#x})"
+            raise RangeRefusedError(f"{span} cannot be read, so it cannot be hashed", (self.name,))
+        self._digests = PageValues(wanted)
         try:
-            for first, last, values in self._digests.parts(difference(wanted, before.pages)):
+            for first, last, values in self._digests.parts(new):
                 values[:] = self._hash(first, last)
         except BaseException:
             self._digests = before
             raise
         kept = intersection(wanted, before.pages)
-        for (_, _, old), (_, _, new) in zip(before.parts(kept), self._digests.parts(kept), strict=True):
-            new[:] = old
+        for (_, _, old), (_, _, now) in zip(before.parts(kept), self._digests.parts(kept), strict=True):
+            now[:] = old
 
     def units(self, spans: Runs) -> list[Runs]:
         """All that was asked, in one part."""

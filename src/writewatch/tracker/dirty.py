@@ -47,7 +47,7 @@ class DirtySet:
         tracked: Runs,
         epoch: int = -1,
         exact: bool = True,
-        give_back: Callable[[DirtySet], None] | None = None,
+        give_back: Callable[[], None] | None = None,
     ) -> None:
         self.epoch = epoch
         self._written = written
@@ -251,7 +251,7 @@ class DirtySet:
         """
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
-            give_back(self)
+            give_back()
 
     def __repr__(self) -> str:
         assumed = total(self._assumed)

@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from writewatch.errors import TrackingLostError, TrackingLostWarning
+from writewatch.errors import TrackerClosedError, TrackingLostError, TrackingLostWarning
 from writewatch.pages import Runs, intersection, no_runs, union
 from writewatch.tracker.backend import Backend, Harvest, RangeRefusedError
 from writewatch.tracker.pageset import PageSet
@@ -131,10 +131,11 @@ class Ledger:
 
         Raises:
             TrackingLostError: This is a forked child.
+            TrackerClosedError: The account is closed, perhaps by another thread just now.
             OSError: A call failed. Nothing is lost: the next collect reports what this one would have.
         """
         with self._lock:
-            self._check_process()
+            self._check_account(account)
             self._harvest(account.spans)
             self._tell()
             return account.take()
@@ -142,7 +143,7 @@ class Ledger:
     def has_written(self, account: Account) -> bool:
         """Whether a collect would report anything."""
         with self._lock:
-            self._check_process()
+            self._check_account(account)
             self._settle()
             return not account.is_empty or self.backend.has_written(account.spans)
 
@@ -191,6 +192,11 @@ class Ledger:
                 f"process {os.getpid()} was forked from {self._pid}, where this tracker was made: it tracks nothing "
                 "here; make a new one"
             )
+
+    def _check_account(self, account: Account) -> None:
+        self._check_process()
+        if account not in self._accounts:
+            raise TrackerClosedError("this consumer, or its tracker, is closed; make a new one")
 
     def abandon(self) -> None:
         """In a forked child: close what was inherited. The lock may be held by a thread that is not here."""

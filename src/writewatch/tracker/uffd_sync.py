@@ -42,8 +42,9 @@ from writewatch.abi.userfaultfd import (
 from writewatch.errors import KernelUnsupportedError
 from writewatch.kernel.pagemap import Pagemap
 from writewatch.kernel.userfaultfd import Userfaultfd
-from writewatch.pages import Runs, difference, intersection, no_runs, normalise, runs_of_mask, union
+from writewatch.pages import Runs, clip, difference, intersection, no_runs, normalise, runs_of_mask, union
 from writewatch.tracker.backend import Harvest, RangeRefusedError
+from writewatch.tracker.ranges import huge_granules
 
 _WANTED: Final = (
     UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED
@@ -142,6 +143,7 @@ class UffdSync:
             raise
         self._ranges = no_runs()
         self._unregistered = no_runs()  # told to the user already
+        self._granules: dict[tuple[int, int], int] = {}  # hugetlb VMAs met
         self._notices: list[str] = []
 
     def adjust(self, wanted: Runs) -> None:
@@ -154,6 +156,8 @@ class UffdSync:
             self._ask(b"U", done)
             raise self._refusal(added[len(done)].tolist(), next(code for code in codes if code))
         self._ask(b"U", difference(self._ranges, wanted))
+        for first, last in added.tolist():
+            self._granules.update(huge_granules(self._calls, first, last))
         self._ranges = wanted
 
     def _refusal(self, run: list[int], code: int) -> RangeRefusedError:
@@ -179,7 +183,11 @@ class UffdSync:
         refused = written[[bool(code) for code in codes]]
         lost = self._register_again(refused)
         notices, self._notices = tuple(self._notices), []
-        return Harvest(difference(written, lost), lost, notices=notices)
+        return Harvest(difference(written, lost), lost, exact=not self._is_coarse(unit), notices=notices)
+
+    def _is_coarse(self, unit: Runs) -> bool:
+        """Whether part of a unit is hugetlb, where one write makes a whole huge page written."""
+        return any(len(clip(unit, *run)) for run in self._granules)
 
     def _register_again(self, lost: Runs) -> Runs:
         """Try to track again what is not registered any more; all of it is to be reported."""

@@ -83,7 +83,16 @@ class UffdWp:
 
     def adjust(self, wanted: Runs) -> None:
         """Register what is new and protect it; unregister what is not wanted any more."""
-        target = self._target(wanted)
+        closed = close_gaps(wanted, self._calls)
+        try:
+            self._adjust(closed)
+        except RangeRefusedError:
+            if closed is wanted:
+                raise
+            self._adjust(wanted)  # perhaps only a gap was refused: memory that somebody else has registered
+
+    def _adjust(self, wanted: Runs) -> None:
+        target = round_to_granules(wanted, self._granules)
         added: list[tuple[int, int]] = []
         try:
             for first, last in difference(target, self._ranges).tolist():
@@ -91,7 +100,7 @@ class UffdWp:
                 added.append((first, last))
         except _CutsHugePageError:
             self._remove(added)
-            self.adjust(wanted)  # now with the huge pages that were learnt
+            self._adjust(wanted)  # now with the huge pages that were learnt
             return
         except BaseException:
             self._remove(added)
@@ -100,10 +109,6 @@ class UffdWp:
         self._remove(gone.tolist())
         self._lost = difference(self._lost, gone)
         self._ranges = target
-
-    def _target(self, wanted: Runs) -> Runs:
-        """What to register for these pages: huge pages whole, small gaps between buffers closed."""
-        return round_to_granules(close_gaps(wanted, self._calls), self._granules)
 
     def _add(self, first: int, last: int) -> None:
         start, length = first * self._page_size, (last - first) * self._page_size
