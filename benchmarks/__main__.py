@@ -11,6 +11,7 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,16 +20,19 @@ from benchmarks.plan import FULL, QUICK, TINY, Plan
 from benchmarks.report import as_tables, as_values
 from benchmarks.run import Results, Run
 
+_WIDTH: Final = 150
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the plan that the command line names."""
     options = _options(arguments)
     results = _execute(options.plan)
     path = _write(results, options.output)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    console.width = max(console.width, _WIDTH)  # a table that is cut says nothing
     for part in as_tables(results):
         console.print(part)
-    console.print(f"\n{path}")
+    print(f"\n{path}")
     return 0
 
 

@@ -62,7 +62,7 @@ def is_clean_budgets(is_clean: Comparison, hash_ns: Spread | None) -> Iterator[B
 
 def rewriting_budget(result: Rewriting) -> Budget:
     """A program that rewrites everything in each epoch."""
-    remark = f"{result.first_ratio:.1f} × in the first epochs, before anything is known to be hot"
+    remark = f"{result.first_ratio:.1f} × in the first epochs"
     return Budget("rewrite everything, tracked / untracked", 1.15, "×", result.ratio, remark=remark)
 
 

@@ -3,11 +3,13 @@
 Each pattern runs in a fresh process: the tracked array is written to and tracked; then the same
 pages are written and collected for some epochs, while a second consumer collects nothing, so that all
 of them stay pending for it. Counted is what the process gained since before ``track``: by the resident set,
-which has everything, and by tracemalloc, which has what Python and NumPy asked for, and its peak.
+which has everything, and by tracemalloc, which has what Python and NumPy asked for, and its peak. What was freed
+and malloc keeps for later is given back to the system first: it is the process's, no tracker holds it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -109,6 +111,9 @@ def _exercise(pattern: str, size_bytes: int) -> None:
 
 
 def _status() -> dict[str, int]:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others do not hoard
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
     return {
         name: int(fields[key].split()[0]) << 10 for name, key in (("resident", "VmRSS"), ("table", "VmPTE"))

@@ -27,6 +27,7 @@ class Plan:
         n_imports: Fresh interpreters that import, of each kind.
         grid: How often each cell of the grid.
         budget: How often what a budget is held against.
+        note: A sentence for the report; empty for none.
     """
 
     sizes: tuple[int, ...]
@@ -37,6 +38,7 @@ class Plan:
     n_imports: int
     grid: Effort
     budget: Effort
+    note: str = ""
 
     def cells(self) -> list[tuple[int, PageKind, float, Pattern]]:
         """The grid: 0 % and 100 % have one pattern, as there is nothing to choose."""
@@ -81,4 +83,5 @@ TINY: Final = Plan(
     n_imports=1,
     grid=Effort(warmups=0, least=1, most=1),
     budget=Effort(warmups=0, least=1, most=2),
+    note="A tiny run: it shows that everything runs, and its figures mean nothing.",
 )

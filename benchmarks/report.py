@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from benchmarks.backends import BackendCost
@@ -16,6 +15,7 @@ from benchmarks.footprint import Footprint
 from benchmarks.many_buffers import ManyBuffers
 from benchmarks.rewriting import Rewriting
 from benchmarks.run import Results
+from writewatch.observe.benchmark.collecting import Comparison
 from writewatch.observe.reporters.bench import (
     brute_force_table,
     comparison_table,
@@ -24,6 +24,7 @@ from writewatch.observe.reporters.bench import (
     size,
     spread,
     table,
+    titled,
 )
 
 #: Raised when a key changes its meaning.
@@ -46,7 +47,8 @@ def as_tables(results: Results) -> Iterator[RenderableType]:
         f"NumPy {here.numpy}; backend {results.backend}.\n"
         "Medians of interleaved runs; in brackets the middle half of them."
     )
-    yield comparison_table("\nBeside C, on the same mapping", (*results.is_clean, *results.collects))
+    for (n_bytes, kind), group in _by_memory((*results.is_clean, *results.collects)).items():
+        yield comparison_table(f"Beside C: {size(n_bytes)}, {kind} pages", tuple(group))
     if results.brute_force and results.is_clean:
         yield brute_force_table(results.brute_force, results.is_clean[0])
     for pattern in ("random", "contiguous"):
@@ -60,11 +62,17 @@ def as_tables(results: Results) -> Iterator[RenderableType]:
     yield _budgets(results.budgets)
 
 
-def _backends(costs: list[BackendCost]) -> Table:
+def _by_memory(comparisons: Iterable[Comparison]) -> dict[tuple[int, str], list[Comparison]]:
+    groups: dict[tuple[int, str], list[Comparison]] = {}
+    for one in comparisons:
+        groups.setdefault((one.workload.size_bytes, one.workload.kind), []).append(one)
+    return groups
+
+
+def _backends(costs: list[BackendCost]) -> Group:
     rows = table(
-        "\nEach backend, 1 % of pages written",
         "",
-        "of",
+        "tracked",
         "to track",
         "a write",
         "collect",
@@ -81,11 +89,11 @@ def _backends(costs: list[BackendCost]) -> Table:
             f"{one.n_reported:,} of {one.n_written:,}",
             "yes" if one.exact else "no",
         )
-    return rows
+    return titled("Each backend, 1 % of pages written", rows)
 
 
-def _programs(rewrites: list[Rewriting], many: list[ManyBuffers]) -> Table:
-    rows = table("\nPrograms", "", "with", "beside", "ratio", "")
+def _programs(rewrites: list[Rewriting], many: list[ManyBuffers]) -> Group:
+    rows = table("", "with", "beside", "ratio", "")
     for one in rewrites:
         rows.add_row(
             f"rewrite {size(one.size_bytes)} each epoch, tracked / untracked",
@@ -102,13 +110,11 @@ def _programs(rewrites: list[Rewriting], many: list[ManyBuffers]) -> Table:
             f"{each.ratio.median:.2f}",
             spread(each.ratio),
         )
-    return rows
+    return titled("Programs", rows)
 
 
-def _footprints(footprints: list[Footprint]) -> Table:
-    rows = table(
-        "\nMemory of a tracker", "", "tracked", "resident", "Python's", "peak", "page tables", "share"
-    )
+def _footprints(footprints: list[Footprint]) -> Group:
+    rows = table("", "tracked", "resident", "Python's", "peak", "page tables", "share")
     for one in footprints:
         rows.add_row(
             one.pattern,
@@ -119,12 +125,13 @@ def _footprints(footprints: list[Footprint]) -> Table:
             _kib(one.table_bytes),
             f"{one.share:.3%}",
         )
-    return rows
+    return titled("Memory of a tracker", rows)
 
 
-def _budgets(budgets: list[Budget]) -> Table:
-    rows = table("\nBudgets", "", "budget", "measured", "", "", "")
+def _budgets(budgets: list[Budget]) -> Group:
+    rows = table("", "budget", "measured", "", "", "")
     rows.columns[4].justify = rows.columns[5].justify = "left"
+    rows.columns[5].no_wrap = False
     styles = {"within": "green", "over": "bold red", "not measured": "yellow"}
     for one in budgets:
         sign = "≥" if one.at_least else "≤"
@@ -136,7 +143,7 @@ def _budgets(budgets: list[Budget]) -> Table:
             Text(one.verdict, style=styles[one.verdict]),
             one.remark,
         )
-    return rows
+    return titled("Budgets", rows)
 
 
 def _kib(n_bytes: int) -> str:

@@ -55,7 +55,7 @@ class Run:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self.results = Results(Machine.here(), backend_here())
+        self.results = Results(Machine.here(), backend_here(), notes=[plan.note] if plan.note else [])
         self._peers = self._build_peers()
         follows = self.results.backend == ASYNC
         self._followers = self._peers if follows else None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -339,7 +340,8 @@ def test_sizes_are_whole_numbers_of_a_binary_unit(n_bytes: int, text: str) -> No
 
 
 @pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, list[dict[str, object]]]]:
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """What ``python -m benchmarks --tiny`` prints, and what it writes."""
     directory = tmp_path_factory.mktemp("results")
     command = [sys.executable, "-m", "benchmarks", "--tiny", "--output", str(directory)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
@@ -348,7 +350,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, l
     return done.stdout, json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_the_benchmarks_end_with_a_line_for_each_budget(tiny_run: tuple[str, dict[str, object]]) -> None:
+def test_the_benchmarks_end_with_a_line_for_each_budget(tiny_run: tuple[str, dict[str, Any]]) -> None:
     output, _ = tiny_run
     table = output[output.index("Budgets") :]
     for words in (
@@ -363,9 +365,7 @@ def test_the_benchmarks_end_with_a_line_for_each_budget(tiny_run: tuple[str, dic
         assert words in table
 
 
-def test_the_benchmarks_write_every_part_as_json(
-    tiny_run: tuple[str, dict[str, list[dict[str, object]]]],
-) -> None:
+def test_the_benchmarks_write_every_part_as_json(tiny_run: tuple[str, dict[str, Any]]) -> None:
     _, values = tiny_run
     assert values["schema"] == 1
     assert {line["verdict"] for line in values["budgets"]} <= {"within", "over", "not measured"}

@@ -21,6 +21,7 @@ from writewatch.observe.benchmark.peers import Peers, PeersUnavailable, build
 from writewatch.observe.benchmark.timing import Effort
 from writewatch.observe.benchmark.writes import FirstWrite, first_writes
 
+_FIRST_WRITE_BYTES: Final = 256 << 20  # what a page costs does not depend on how many there are
 _FRACTIONS: Final = (0.0, 0.001, 0.01, 0.1, 1.0)
 #: How often each operation, when nobody says otherwise.
 EFFORT: Final = Effort(least=5, most=25, seconds=0.8)
@@ -105,4 +106,4 @@ def _peers() -> tuple[Peers | None, list[str]]:
 def _first_writes(peers: Peers | None, size_bytes: int) -> tuple[tuple[FirstWrite, ...], tuple[str, ...]]:
     if peers is None:
         return (), ()
-    return first_writes(peers, allocate(size_bytes, "4k"), effort=EFFORT)
+    return first_writes(peers, allocate(min(size_bytes, _FIRST_WRITE_BYTES), "4k"), effort=EFFORT)

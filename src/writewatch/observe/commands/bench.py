@@ -17,6 +17,7 @@ from writewatch.observe.reporters.bench import as_tables, as_values, size
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SIZE: Final = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
+_WIDTH: Final = 80
 _LEAST_BYTES: Final = 1 << 20
 
 
@@ -45,7 +46,8 @@ def bench(wanted: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(as_values(report), indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    console.width = max(console.width, _WIDTH)  # a table that is cut says nothing
     for part in as_tables(report):
         console.print(part)
     if n_bytes < wanted:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +33,7 @@ def cheaper_than_hash(report: Report) -> float | None:
 def as_tables(report: Report) -> Iterator[RenderableType]:
     """What to print, in order."""
     yield _heading(report)
-    yield comparison_table("\nWhat was written since last time?", (report.is_clean, *report.collects))
+    yield comparison_table("What was written since last time?", (report.is_clean, *report.collects))
     if report.brute_force:
         yield brute_force_table(report.brute_force, report.is_clean)
     if report.first_writes:
@@ -52,27 +52,31 @@ def _heading(report: Report) -> Text:
     )
 
 
-def table(title: str, *columns: str) -> Table:
+def table(*columns: str) -> Table:
     """An empty table: names to the left, figures to the right."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    made = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(column, justify="right" if number else "left", no_wrap=True)
     return made
 
 
-def comparison_table(title: str, comparisons: tuple[Comparison, ...]) -> Table:
+def titled(title: str, rows: Table) -> Group:
+    """A table below its title and an empty line."""
+    return Group(Text(f"\n{title}", style="bold"), rows)
+
+
+def comparison_table(title: str, comparisons: tuple[Comparison, ...]) -> Group:
     """Ours beside C, one operation a row."""
-    rows = table(title, "", "of", "writewatch", "the same in C", "ratio", "")
+    rows = table("", "ours", "in C", "ratio", "")
     for one in comparisons:
         rows.add_row(
             described(one),
-            f"{size(one.workload.size_bytes)} {one.workload.kind}",
             duration(one.ours_ns.median),
             duration(one.c_ns.median) if one.c_ns else "–",
             f"{one.ratio.median:.2f}" if one.ratio else "–",
             spread(one.ratio) if one.ratio else "",
         )
-    return rows
+    return titled(title, rows)
 
 
 def described(comparison: Comparison) -> str:
@@ -84,18 +88,18 @@ def described(comparison: Comparison) -> str:
     return f"{comparison.operation}, {how} ({comparison.n_pages:,} pages)"
 
 
-def brute_force_table(ways: tuple[BruteForce, ...], is_clean: Comparison) -> Table:
+def brute_force_table(ways: tuple[BruteForce, ...], is_clean: Comparison) -> Group:
     """Looking at all content, beside asking the kernel."""
-    rows = table("\nThe same question put to the content", "", "one pass", "times is_clean")
+    rows = table("", "one pass", "times is_clean")
     for way in ways:
         rows.add_row(way.name, duration(way.ns.median), f"{way.ns.median / is_clean.ours_ns.median:,.0f}")
-    return rows
+    return titled("The same question put to the content", rows)
 
 
-def first_write_table(mechanisms: tuple[FirstWrite, ...], pattern: str) -> Table:
+def first_write_table(mechanisms: tuple[FirstWrite, ...], pattern: str) -> Group:
     """What a write costs by the mechanism that notices it."""
-    title = f"\nWhat the first write to a page costs its program (from C, {pattern} pages)"
-    rows = table(title, "", "a page", "times async", "", "arming it all")
+    title = f"What the first write to a page costs its program (from C, {pattern} pages)"
+    rows = table("", "a page", "times async", "", "arming")
     for one in mechanisms:
         rows.add_row(
             one.mechanism,
@@ -104,7 +108,7 @@ def first_write_table(mechanisms: tuple[FirstWrite, ...], pattern: str) -> Table
             spread(one.times_ours),
             duration(one.arm_ns.median) if one.arm_ns.median else "",
         )
-    return rows
+    return titled(title, rows)
 
 
 def spread(values: Spread) -> str:
