@@ -21,6 +21,7 @@ from writewatch.observe.reporters.bench import (
     comparison_table,
     duration,
     first_write_table,
+    notes,
     size,
     spread,
     table,
@@ -57,8 +58,7 @@ def as_tables(results: Results) -> Iterator[RenderableType]:
     yield _backends(results.backends)
     yield _programs(results.rewriting, results.many_buffers)
     yield _footprints(results.footprints)
-    for note in results.notes:
-        yield Text(note, style="yellow")
+    yield notes(results.notes)
     yield _budgets(results.budgets)
 
 

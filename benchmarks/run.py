@@ -22,6 +22,7 @@ from writewatch.observe.benchmark.collecting import (
     backend_here,
     compare_collect,
     compare_is_clean,
+    why_no_c,
 )
 from writewatch.observe.benchmark.content import HASH_WHOLE, BruteForce, brute_force
 from writewatch.observe.benchmark.machine import Machine
@@ -55,14 +56,12 @@ class Run:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self.results = Results(Machine.here(), backend_here(), notes=[plan.note] if plan.note else [])
+        backend, reason = backend_here()
+        self.results = Results(Machine.here(), backend, notes=[plan.note] if plan.note else [])
         self._peers = self._build_peers()
-        follows = self.results.backend == ASYNC
-        self._followers = self._peers if follows else None
-        if self._peers and not follows:
-            self._note(
-                f"No C beside collect: track() picks {self.results.backend} here; C repeats only {ASYNC}."
-            )
+        self._followers = self._peers if backend == ASYNC else None
+        if self._peers and not self._followers:
+            self._note(why_no_c(backend, reason))
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """What to do, with a name for a progress bar; what a budget is held against comes first."""

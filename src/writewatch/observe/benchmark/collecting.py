@@ -67,10 +67,15 @@ class Comparison:
     ratio: Spread | None
 
 
-def backend_here() -> str:
-    """Which backend ``track`` picks on this machine."""
+def backend_here() -> tuple[str, str]:
+    """Which backend ``track`` picks on this machine, and why, in a sentence."""
     with ww.track(np.zeros(PAGE, np.uint8)) as tracker:
-        return tracker.backend
+        return tracker.backend, tracker.reason
+
+
+def why_no_c(backend: str, reason: str) -> str:
+    """The sentence for a report in which C is not beside collect."""
+    return f"No C beside collect: it repeats only {ASYNC}, and track() picked {backend} here ({reason})."
 
 
 def compare_collect(peers: Peers | None, workload: Workload, effort: Effort | None = None) -> Comparison:

@@ -13,6 +13,7 @@ from writewatch.observe.benchmark.collecting import (
     backend_here,
     compare_collect,
     compare_is_clean,
+    why_no_c,
 )
 from writewatch.observe.benchmark.content import BruteForce, brute_force
 from writewatch.observe.benchmark.machine import Machine
@@ -24,7 +25,7 @@ from writewatch.observe.benchmark.writes import FirstWrite, first_writes
 _FIRST_WRITE_BYTES: Final = 256 << 20  # what a page costs does not depend on how many there are
 _FRACTIONS: Final = (0.0, 0.001, 0.01, 0.1, 1.0)
 #: How often each operation, when nobody says otherwise.
-EFFORT: Final = Effort(least=5, most=25, seconds=0.8)
+EFFORT: Final = Effort(least=3, most=25, seconds=0.8)
 
 #: The steps of a run, for a progress bar: one for each fraction, and those in ``measure``.
 N_STEPS: Final = len(_FRACTIONS) + 4
@@ -69,10 +70,10 @@ def measure(size_bytes: int, step: Callable[[str], None] = lambda _: None) -> Re
     """
     step("compiling the C peers")
     peers, notes = _peers()
-    backend = backend_here()
+    backend, reason = backend_here()
     followers = peers if backend == ASYNC else None
     if peers and not followers:
-        notes.append(f"C is not beside collect: track() picked {backend} here, and C repeats only {ASYNC}.")
+        notes.append(why_no_c(backend, reason))
     step("is_clean")
     is_clean = compare_is_clean(followers, size_bytes, EFFORT)
     collects = []

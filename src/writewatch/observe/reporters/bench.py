@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,8 +38,14 @@ def as_tables(report: Report) -> Iterator[RenderableType]:
         yield brute_force_table(report.brute_force, report.is_clean)
     if report.first_writes:
         yield first_write_table(report.first_writes, "random")
-    for note in report.notes:
-        yield Text(note, style="yellow")
+    yield notes(report.notes)
+
+
+def notes(sentences: Sequence[str]) -> Text:
+    """What could not be measured, below an empty line; nothing when there is nothing to say."""
+    return Text(
+        "".join(f"\n{sentence}" for sentence in sentences), style="yellow", end="\n" * bool(sentences)
+    )
 
 
 def _heading(report: Report) -> Text:
