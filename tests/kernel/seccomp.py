@@ -2,8 +2,9 @@
 
 ``run_under_seccomp(errno.EPERM, argv)`` is a container with a strict profile; ``errno.ENOSYS`` what some
 runtimes answer to calls they do not know. The filter also refuses the device's ioctl, unless asked not to.
-``run_unprivileged(argv)`` is a user without rights. This file runs as a script in the child: it installs the
-filter or drops the user, and becomes the program.
+``run_unprivileged(argv)`` is a user without rights, except that of reading files: the interpreter may lie in
+root's home. This file runs as a script in the child: it installs the filter or drops the user, and
+becomes the program.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from pathlib import Path
 
 NOBODY = 65534
 
+_PR_SET_KEEPCAPS = 8
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
+_CAP_DAC_READ_SEARCH = 2
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
 _SECCOMP_RET_ALLOW = 0x7FFF0000
@@ -105,10 +111,20 @@ def _program(number: int, *, device: bool) -> bytes:
 
 
 def _drop_user() -> None:
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+    """From root to nobody with CAP_DAC_READ_SEARCH, also across exec; another user stays what he is."""
+    if os.getuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.setgroups([])
+    os.setgid(NOBODY)
+    libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    os.setuid(NOBODY)
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    wanted = 1 << _CAP_DAC_READ_SEARCH
+    if libc.capset(header, struct.pack("=6I", wanted, wanted, wanted, 0, 0, 0)):
+        raise OSError(ctypes.get_errno(), "capset")
+    if libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
 def _main(words: list[str]) -> None:

@@ -132,10 +132,14 @@ class HidingCalls:
             raise _refusal(errno.EACCES, "open pagemap")
         return self.inner.open_pagemap(pid)
 
-    def read_pagemap(self, fd: int, first_page: int, n_pages: int) -> NDArray[np.uint64]:
+    def read_pagemap(
+        self, fd: int, first_page: int, n_pages: int, out: NDArray[np.uint64] | None = None
+    ) -> NDArray[np.uint64]:
         """Entries; without soft-dirty their bit 55 is clear whatever was written."""
-        entries = self.inner.read_pagemap(fd, first_page, n_pages)
-        return entries & np.uint64(~PM_SOFT_DIRTY & 2**64 - 1) if "soft_dirty" in self.hidden else entries
+        entries = self.inner.read_pagemap(fd, first_page, n_pages, out)
+        if "soft_dirty" in self.hidden:
+            entries &= np.uint64(~PM_SOFT_DIRTY & 2**64 - 1)
+        return entries
 
     def pagemap_scan(self, fd: int, argument: PmScanArg, vec: NDArray[np.void] | None) -> int:
         """ENOTTY without the ioctl; EINVAL, argument untouched, when a mask names a hidden category."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
 from writewatch.abi.calls import KernelCalls
@@ -34,6 +34,8 @@ class Capability:
         detail: What was seen.
         reason: For what does not work who stands in the way, one of ``refusals.REASONS``; else empty.
         mend: What to do about it, as an instruction; empty when it works or nothing can be done.
+        needs: What it was not tried without: name of a capability that does not work, whose reason and mend these
+            are. Empty when it was tried.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Capability:
     detail: str
     reason: str = ""
     mend: str = ""
+    needs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +87,7 @@ class Capabilities:
             "huge_page_size": self.huge_page_size,
             "features": list(feature_names(self.features)),
             "categories": list(category_names(self.categories)),
-            "capabilities": {
-                item.name: {
-                    "works": item.works,
-                    "detail": item.detail,
-                    "reason": item.reason,
-                    "mend": item.mend,
-                }
-                for item in self.items
-            },
+            "capabilities": {item.name: asdict(item) for item in self.items},
         }
 
 
@@ -133,7 +128,7 @@ def capabilities(calls: KernelCalls | None = None, *, refresh: bool = False) -> 
 
     Args:
         calls: What to try on. None is the running kernel, whose answer is kept for the life of the process (a
-            forked child, which may have other rights, tries for itself).
+            forked child, which may have other rights, tries for itself), unless it met a resource limit.
         refresh: Try again although an answer is kept.
 
     Raises:
@@ -143,7 +138,10 @@ def capabilities(calls: KernelCalls | None = None, *, refresh: bool = False) -> 
         return _probe(calls)
     key = os.getpid(), os.environ.get(HIDE_VARIABLE, "")
     if refresh or key not in _known:
-        _known[key] = _probe(default_calls())
+        found = _probe(default_calls())
+        if any(found[root].reason == "limit" for root in ("userfaultfd", "pagemap")):
+            return found  # no descriptor was free: that is so now, and says nothing of later
+        _known[key] = found
     return _known[key]
 
 
@@ -170,7 +168,8 @@ def _bits(count: Callable[[KernelCalls], int], calls: KernelCalls) -> int:
 
 
 def _dependent(name: str, lacking: Capability) -> Capability:
-    return Capability(name, False, f"needs {lacking.name}, which does not work", lacking.reason, lacking.mend)
+    root = lacking.needs or lacking.name
+    return Capability(name, False, f"needs {root}, which does not work", lacking.reason, lacking.mend, root)
 
 
 def _tried(name: str, trial: Trial, calls: KernelCalls) -> Capability:

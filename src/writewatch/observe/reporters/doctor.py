@@ -86,6 +86,19 @@ _TABLES: Final = {
     },
 }
 
+_LABELS: Final = {name: label for labels in _TABLES.values() for name, label in labels.items()}
+
+#: ``Capability.reason`` -> who stands in the way, in words that a mend can follow.
+_REASONS: Final = {
+    "kernel": "this kernel",
+    "sysctl": "a setting of this system",
+    "seccomp": "a system call filter",
+    "container": "this container",
+    "permission": "missing rights",
+    "limit": "a resource limit",
+    "switch": "hidden on purpose",
+}
+
 
 def as_values(diagnosis: Diagnosis) -> dict[str, Any]:
     """The diagnosis as plain values. Keys are stable; new ones may come."""
@@ -121,9 +134,8 @@ def _backends(diagnosis: Diagnosis) -> Table:
     for choice in diagnosis.backends:
         picked = choice.name == diagnosis.backend
         note = 'picked by backend="auto": ' if picked else ""
-        table.add_row(
-            _verdict(choice.works), Text(choice.name, style="bold" if picked else ""), note + choice.why
-        )
+        name = Text(choice.name, style="bold" if picked else "")
+        table.add_row(_verdict(choice.works), name, Text(note + choice.why))
     return table
 
 
@@ -135,19 +147,19 @@ def _capabilities(title: str, rows: Iterable[tuple[str, Capability]]) -> Table:
 
 
 def _explanation(item: Capability) -> Text:
-    text = Text(item.detail if item.works else f"{item.detail} ({item.reason})")
-    if item.mend:
-        text.append(f"\nmend: {item.mend}", style="yellow")
+    if item.needs:  # its reason and mend stand beside what it needs
+        return Text(f"needs {_LABELS[item.needs]}")
+    text = Text(item.detail)
+    if not item.works:
+        text.append("\n" + ": ".join(filter(None, (_REASONS[item.reason], item.mend))), style="yellow")
     return text
 
 
 def _table(title: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False
-    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
     table.add_column(width=3, no_wrap=True)
     table.add_column(min_width=20, max_width=36)
-    table.add_column()
+    table.add_column(overflow="fold")
     return table
 
 
