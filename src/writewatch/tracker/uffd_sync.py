@@ -72,23 +72,31 @@ class _Helper:
             features = probe.features & _WANTED
         self.populates = not features & UFFD_FEATURE_WP_UNPOPULATED
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, Userfaultfd(features, user_mode_only=False, calls=calls) as uffd:
-            numbers = (
-                calls.page_size,
-                calls.huge_page_size,
-                UFFDIO_REGISTER,
-                UFFDIO_UNREGISTER,
-                UFFDIO_WRITEPROTECT,
-                UFFDIO_WAKE,
-            )
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_HELPER), str(theirs.fileno()), *map(str, numbers)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-            # After this, and the end of the with statement, the helper has the only copy.
-            socket.send_fds(self._socket, [b"."], [uffd.fileno()])
-        self._hear(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            with theirs, Userfaultfd(features, user_mode_only=False, calls=calls) as uffd:
+                self._process = self._start(theirs, calls)
+                # After this, and the end of the with statement, the helper has the only copy.
+                socket.send_fds(self._socket, [b"."], [uffd.fileno()])
+            self._hear(1)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, theirs: socket.socket, calls: KernelCalls) -> subprocess.Popen[bytes]:
+        numbers = (
+            calls.page_size,
+            calls.huge_page_size,
+            UFFDIO_REGISTER,
+            UFFDIO_UNREGISTER,
+            UFFDIO_WRITEPROTECT,
+            UFFDIO_WAKE,
+        )
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_HELPER), str(theirs.fileno()), *map(str, numbers)],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
 
     def ask(self, what: bytes, spans: list[tuple[int, int]]) -> list[int]:
         """One errno for each (start, length) in bytes, 0 where it was done."""
@@ -118,8 +126,9 @@ class _Helper:
     def close(self) -> None:
         """End the process; with its descriptor every registration ends."""
         self._socket.close()
-        with contextlib.suppress(ChildProcessError):
-            self._process.wait()
+        if self._process is not None:
+            with contextlib.suppress(ChildProcessError):
+                self._process.wait()
 
 
 class UffdSync:

@@ -126,9 +126,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the owner
     owner = socket.socket(fileno=int(sys.argv[1]))
     numbers = [int(word) for word in sys.argv[2:]]
-    _, (uffd,), _, _ = socket.recv_fds(owner, 1, 1)
-    owner.send(b"!")
-    Helper(owner, uffd, *numbers).run()
+    _, received, _, _ = socket.recv_fds(owner, 1, 1)
+    if received:  # else the owner has given up, or died
+        owner.send(b"!")
+        Helper(owner, received[0], *numbers).run()
 
 
 if __name__ == "__main__":
