@@ -16,7 +16,12 @@ _MAPS_LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\
 
 def parse_maps(text: bytes) -> tuple[Vma, ...]:
     """Every VMA of a ``maps`` file, ascending as the kernel prints them."""
-    return tuple(_parse_line(line) for line in text.splitlines() if line)
+    return tuple(_parse_line(line) for line in _lines(text))
+
+
+def _lines(text: bytes) -> list[bytes]:
+    # Not splitlines(): of all that ends a line for it, the kernel escapes only the newline in a path.
+    return [line for line in text.split(b"\n") if line]
 
 
 def _parse_line(line: bytes) -> Vma:
@@ -67,7 +72,7 @@ class SmapsVma:
 
 def parse_smaps(text: bytes) -> tuple[SmapsVma, ...]:
     """Every VMA of a ``smaps`` file."""
-    return tuple(_parse_entry(lines) for lines in _entries(text.splitlines()))
+    return tuple(_parse_entry(lines) for lines in _entries(_lines(text)))
 
 
 def _entries(lines: list[bytes]) -> list[list[bytes]]:

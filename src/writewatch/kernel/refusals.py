@@ -74,7 +74,7 @@ def read_text(path: str) -> str | None:
 def surroundings() -> Surroundings:
     """Those of the calling thread: seccomp filters and capabilities belong to threads."""
     status = read_text("/proc/thread-self/status") or read_text("/proc/self/status") or ""
-    lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    lines = dict(line.split(":", 1) for line in status.split("\n") if ":" in line)
     sysctl = read_text(_SYSCTL)
     marks = "container" in os.environ or any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv")))
     return Surroundings(
