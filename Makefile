@@ -37,6 +37,7 @@ lint: $(VENV)/.dev ## ruff and mypy
 	@$(python) -m ruff check --quiet
 	@$(python) -m ruff format --quiet --check
 	@$(python) -m mypy --no-error-summary
+	@MYPYPATH=src:examples $(python) -m mypy --no-error-summary examples scripts
 
 .PHONY: check
 check: lint test ## what CI runs: lint, then the tests

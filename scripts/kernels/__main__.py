@@ -16,7 +16,7 @@ from pathlib import Path
 from scripts.kernels import debian, machine, matrix
 
 ROOT = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "writewatch" / "kernels"
+CACHE = ROOT / "build" / "kernels"
 GUEST_SHARE = "/run/share"
 NO_VERDICT = 125
 

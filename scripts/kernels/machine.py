@@ -20,7 +20,7 @@ from scripts.kernels.debian import Kernel
 
 GUEST = Path(__file__).parent / "guest"
 FOLLOW_SECONDS = 0.2
-DISK_BYTES = 2 << 30  # for /tmp; a sparse file
+DISK_BYTES = 2 << 30  # for temporary files; sparse
 
 
 @dataclass(frozen=True, slots=True)
