@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+from typing import TYPE_CHECKING
 
 from writewatch.errors import UsageError
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Readiness:
@@ -22,6 +25,9 @@ class Readiness:
         """
         if self._waiting is not None:
             raise UsageError("another task waits for these messages; iterate over them in one task")
+        # Imported here: it takes a tenth of what this library as a whole takes to import, for few of its users.
+        import asyncio
+
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._waiting = loop, future

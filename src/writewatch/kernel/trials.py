@@ -5,7 +5,6 @@ The second half of those behind ``capabilities()``; ``offers.py`` says what a tr
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 from contextlib import suppress
@@ -112,6 +111,8 @@ def _soft_dirty_here(calls: KernelCalls) -> tuple[int, ...]:
 
 
 def _soft_dirty_in_a_child() -> tuple[int, ...]:
+    import subprocess  # only here, and only where soft-dirty is likely to work
+
     if not Path(sys.executable or "").name.startswith(("python", "pypy")):
         raise NotWorkingError("not tried: no Python interpreter to run the trial in", "kernel")
     command = [sys.executable, "-I", "-S", soft_dirty_child.__file__]
