@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,8 +39,13 @@ def main() -> int:
         )
         for kernel in kernels
     ]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ThreadPoolExecutor(max_workers=options.jobs) as pool:
-        statuses = [future.result() for future in [pool.submit(run) for run in runs]]
+        try:
+            statuses = [future.result() for future in [pool.submit(run) for run in runs]]
+        except BaseException:
+            machine.stopping.set()
+            raise
     if options.host:
         statuses.append(run_on_host(options))
     return max(statuses, default=0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ class Size:
     memory_mib: int = 3072
     limit_seconds: int = 3600
     append: str = ""
+
+
+# Set when the program is to end: every guest ends with it.
+stopping = threading.Event()
 
 
 class BootError(Exception):
@@ -107,9 +112,8 @@ def _follow(
 ) -> None:
     deadline = time.monotonic() + limit_seconds
     with output.open(errors="replace") as text:
-        while guest.poll() is None and time.monotonic() < deadline:
+        while guest.poll() is None and time.monotonic() < deadline and not stopping.wait(FOLLOW_SECONDS):
             follow(text.read())
-            time.sleep(FOLLOW_SECONDS)
         follow(text.read())
 
 

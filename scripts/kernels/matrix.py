@@ -98,9 +98,7 @@ def _yes_or_no(feature: Record | None, notes: Notes) -> str:
 
 
 def _backend_row(name: str, records: list[Record], notes: Notes) -> str:
-    return _row(
-        f"backend `{name}`", [_trials(record["backends"].get(name, {}), notes) for record in records]
-    )
+    return _row(f"backend `{name}`", [_trials(record["backends"].get(name, {}), notes) for record in records])
 
 
 def _trials(trials: Record, notes: Notes) -> str:
