@@ -163,7 +163,10 @@ class LinuxCalls:
     # ---- memory ----------------------------------------------------------------------------------
 
     def load(self, addr: int, length: int) -> bytes:
-        return ctypes.string_at(addr, length)
+        # Not string_at, which keeps the interpreter lock: another thread may have to answer the fault.
+        data = ctypes.create_string_buffer(length)
+        ctypes.memmove(data, addr, length)
+        return data.raw
 
     def store(self, addr: int, data: bytes) -> None:
         # memmove from a pinned bytes object: the store happens in user mode, in this thread.

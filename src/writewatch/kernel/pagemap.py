@@ -2,9 +2,9 @@
 
 The scan is one ioctl with many traps; this module is the one disciplined way around them:
 
-* The kernel collects at most 512 regions before it restarts its walk, and ``walk_end`` may then be stale.
-  Every request here passes room for 512, so the restart is never met, and a longer result is taken
-  in several requests. A longer vec would gain nothing: the kernel would fill it 512 at a time.
+* The kernel collects at most 512 regions, then restarts its walk, and ``walk_end`` may keep the restart point. So a
+  request that reported more is not believed to have ended early: the next one begins after the last region
+  reported, which is where the truth is known up to. The vec holds 4,096 regions: one request mostly does.
 * A request that fails half-way has already protected the pages before the failure. The kernel has copied
   their regions out but does not say how many; the vec is zero before every request, so that they can be
   counted, and the error carries them (``PartialScanError``).
@@ -16,6 +16,7 @@ Truth: ``do_pagemap_scan()`` in ``fs/proc/task_mmu.c``; PAGEMAP_SCAN(2const).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import threading
@@ -37,9 +38,11 @@ from writewatch.abi.pagemap import (
 )
 from writewatch.errors import UsageError
 from writewatch.kernel.default import default_calls
-from writewatch.pages import AddrRange
+from writewatch.pages import AddrRange, Runs, normalise
 
-_ARG_BYTES: Final = PmScanArg.size.size * len(PmScanArg._fields_)
+_ARG_BYTES: Final = ctypes.sizeof(PmScanArg)
+#: Room in the vec of a ``Pagemap``: 96 KiB.
+_VEC_REGIONS: Final = 4096
 
 
 class ScanOptions(TypedDict, total=False):
@@ -69,7 +72,7 @@ class PartialScanError(OSError):
         self.at = at
 
 
-def touched_vec(n_regions: int = PM_SCAN_INTERNAL_REGIONS) -> NDArray[np.void]:
+def touched_vec(n_regions: int) -> NDArray[np.void]:
     """(n_regions,) zeroed ``PAGE_REGION`` array on whole pages that nothing else shares.
 
     The pages are written once here, so that the kernel's copy to them needs no allocation.
@@ -80,12 +83,10 @@ def touched_vec(n_regions: int = PM_SCAN_INTERNAL_REGIONS) -> NDArray[np.void]:
     return vec
 
 
-def _joined(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
-    """One array of all regions, copied as words."""
-    if len(parts) == 1:
-        return parts[0]
-    words = np.concatenate([np.empty(0, np.uint64), *(part.view(np.uint64) for part in parts)])
-    return words.view(PAGE_REGION)
+def page_runs(words: NDArray[np.uint64], page_size: int) -> Runs:
+    """Page runs of (n, 3) words of regions."""
+    shift = page_size.bit_length() - 1  # a shift: NumPy divides integers ten times slower
+    return normalise(words[:, :2].view(np.int64) >> shift)
 
 
 class Pagemap:
@@ -106,7 +107,7 @@ class Pagemap:
     def __init__(self, pid: int | None = None, *, calls: KernelCalls | None = None) -> None:
         self._calls = default_calls() if calls is None else calls
         self._lock = threading.Lock()
-        self._vec = touched_vec()
+        self._vec = touched_vec(_VEC_REGIONS)
         # The same memory as plain words: NumPy copies records one by one, ten times slower.
         self._words = self._vec.view(np.uint64).reshape(-1, 3)
         self._fd = self._calls.open_pagemap(pid)
@@ -207,8 +208,7 @@ class Pagemap:
             UsageError: The range is unaligned or ends before it starts.
             OSError: EINVAL, a category that this kernel does not know.
         """
-        parts: list[NDArray[np.void]] = []
-        requests = self.iter_scan(
+        argument = self._argument(
             start,
             end,
             mask=mask,
@@ -219,12 +219,37 @@ class Pagemap:
             check_wp_async=check_wp_async,
             max_pages=max_pages,
         )
-        try:
-            parts.extend(requests)
-        except PartialScanError as error:
-            error.regions = _joined([*parts, error.regions])
-            raise
-        return _joined(parts)
+        return self._words_of(argument).view(PAGE_REGION).reshape(-1)
+
+    def written_runs(self, first: int, last: int, *, protect: bool = False, max_pages: int = 0) -> Runs:
+        """The one request that dirty tracking makes, in page numbers.
+
+        Mask and returned categories are WRITTEN and nothing else, with ``check_wp_async``: kernels before the fixes of
+        2026 pass over dropped pages in any other request.
+
+        Args:
+            first: Page number.
+            last: Page number after the last.
+            protect: Protect again what is reported.
+            max_pages: Stop after so many; 0 for no limit.
+
+        Returns:
+            (n, 2) page runs, ascending, disjoint and not touching.
+
+        Raises:
+            PartialScanError: EPERM, part of the range is not registered for asynchronous write-protection.
+        """
+        size = self._calls.page_size
+        argument = PmScanArg(
+            size=_ARG_BYTES,
+            flags=PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING * protect,
+            start=first * size,
+            end=last * size,
+            max_pages=max_pages,
+            category_mask=PAGE_IS_WRITTEN,
+            return_mask=PAGE_IS_WRITTEN,
+        )
+        return page_runs(self._words_of(argument), size)
 
     def iter_scan(
         self,
@@ -239,70 +264,99 @@ class Pagemap:
         check_wp_async: bool = False,
         max_pages: int = 0,
     ) -> Iterator[NDArray[np.void]]:
-        """``scan``, a request at a time: arrays of at most 512 regions, for ranges of any size.
+        """``scan``, a request at a time: arrays of at most 4,096 regions, for ranges of any size.
 
         Between two items the target runs on and the mmap lock is free. With ``write_protect``, leaving the loop
         early leaves the rest of the range as it was.
         """
+        argument = self._argument(
+            start,
+            end,
+            mask=mask,
+            anyof=anyof,
+            inverted=inverted,
+            returned=returned,
+            write_protect=write_protect,
+            check_wp_async=check_wp_async,
+            max_pages=max_pages,
+        )
+        return self._one_by_one(argument)
+
+    def _one_by_one(self, argument: PmScanArg) -> Iterator[NDArray[np.void]]:
+        is_complete = False
+        while not is_complete:
+            with self._lock:
+                words = self._request(argument)
+            is_complete = self._advance(argument, words)
+            if len(words):
+                yield words.view(PAGE_REGION).reshape(-1)
+
+    def _argument(self, start: int, end: int, **options: Unpack[ScanOptions]) -> PmScanArg:
         if start % self._calls.page_size or end < start:
             raise UsageError(
                 f"scan [{start:#x}, {end:#x}): start must be a multiple of the page size "
                 f"{self._calls.page_size} and not lie after end"
             )
-        argument = PmScanArg(
+        return PmScanArg(
             size=_ARG_BYTES,
-            flags=PM_SCAN_WP_MATCHING * write_protect | PM_SCAN_CHECK_WPASYNC * check_wp_async,
+            flags=PM_SCAN_WP_MATCHING * options["write_protect"]
+            | PM_SCAN_CHECK_WPASYNC * options["check_wp_async"],
             start=start,
             end=end,
-            max_pages=max_pages,
-            category_inverted=inverted,
-            category_mask=mask,
-            category_anyof_mask=anyof,
-            return_mask=returned,
+            max_pages=options["max_pages"],
+            category_inverted=options["inverted"],
+            category_mask=options["mask"],
+            category_anyof_mask=options["anyof"],
+            return_mask=options["returned"],
         )
-        return self._requests(argument)
 
-    def _requests(self, argument: PmScanArg) -> Iterator[NDArray[np.void]]:
-        while True:
-            regions = self._request(argument)
-            if len(regions):
-                yield regions
-            if self._is_complete(argument, regions):
-                return
-            argument.start = argument.walk_end
+    def _words_of(self, argument: PmScanArg) -> NDArray[np.uint64]:
+        """(n, 3) words of all regions, request after request."""
+        parts: list[NDArray[np.uint64]] = []
+        is_complete = False
+        try:
+            while not is_complete:
+                with self._lock:
+                    parts.append(self._request(argument))
+                is_complete = self._advance(argument, parts[-1])
+        except PartialScanError as error:
+            found = np.concatenate([*parts, error.regions.view(np.uint64).reshape(-1, 3)])
+            error.regions = found.view(PAGE_REGION).reshape(-1)
+            raise
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _is_complete(self, argument: PmScanArg, regions: NDArray[np.void]) -> bool:
-        """Whether nothing is left; otherwise ``walk_end`` is the first page that matched and is not reported."""
+    def _request(self, argument: PmScanArg) -> NDArray[np.uint64]:
+        """One ioctl: (n, 3) words of its regions. The caller holds the lock."""
+        try:
+            count = self._calls.pagemap_scan(self.fileno(), argument, self._vec)
+        except OSError as error:
+            reported = self._take(int(np.count_nonzero(self._words[:, 1])))
+            raise PartialScanError(error, reported.view(PAGE_REGION).reshape(-1), argument.start) from error
+        return self._take(count)
+
+    def _take(self, count: int) -> NDArray[np.uint64]:
+        """A copy of the first regions of the vec, which is zero again afterwards."""
+        words = self._words[:count].copy()
+        self._words[:count] = 0
+        return words
+
+    def _advance(self, argument: PmScanArg, words: NDArray[np.uint64]) -> bool:
+        """Whether nothing is left; otherwise the argument is set to go on behind what is known."""
         if argument.max_pages:
-            pages = int((regions["end"] - regions["start"]).sum()) // self._calls.page_size
-            argument.max_pages -= pages
+            argument.max_pages -= int((words[:, 1] - words[:, 0]).sum()) // self._calls.page_size
             if not argument.max_pages:
                 return True
         if argument.walk_end >= argument.end:
             return True
-        if len(regions) < PM_SCAN_INTERNAL_REGIONS:
+        if len(words) <= PM_SCAN_INTERNAL_REGIONS:
             # Neither limit was reached, yet the walk ended early: Linux does that at a hugetlb page which the range
             # cuts, and never goes beyond it. Compare fs/proc/task_mmu.c:pagemap_scan_hugetlb_entry().
             cut = OSError(
                 errno.EINVAL, "PAGEMAP_SCAN: the range cuts a huge page; align it to the huge page size"
             )
             raise PartialScanError(cut, np.empty(0, PAGE_REGION), argument.walk_end)
-        return False
-
-    def _request(self, argument: PmScanArg) -> NDArray[np.void]:
-        with self._lock:
-            try:
-                count = self._calls.pagemap_scan(self.fileno(), argument, self._vec)
-            except OSError as error:
-                reported = self._take(int(np.count_nonzero(self._words[:, 1])))
-                raise PartialScanError(error, reported, argument.start) from error
-            return self._take(count)
-
-    def _take(self, count: int) -> NDArray[np.void]:
-        """A copy of the first regions of the vec, which is zero again afterwards."""
-        words = self._words[:count].copy()
-        self._words[:count] = 0
-        return words.view(PAGE_REGION).reshape(-1)
+        argument.start = max(argument.walk_end, int(words[-1, 1]))
+        return bool(argument.start >= argument.end)
 
     def scan_ranges(
         self, ranges: Iterable[AddrRange], **options: Unpack[ScanOptions]

@@ -29,7 +29,7 @@ from writewatch.tracker.blindness import BlindSpots
 from writewatch.tracker.buffers import TrackedBuffer, resolve
 from writewatch.tracker.dirty import DirtySet
 from writewatch.tracker.select import Chosen, open_best
-from writewatch.tracker.translate import translated
+from writewatch.tracker.translate import translate
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,6 @@ class Statistics:
         n_buffers: Buffers tracked.
         tracked_bytes: Bytes of the pages that hold them, each page once.
         n_collects: Collects of all consumers.
-        pages_reported: Pages in all their reports together.
         last_collect_ns: Duration of the latest collect.
         total_collect_ns: Duration of all.
         pending_bytes: Memory held for what consumers have not collected yet.
@@ -54,7 +53,6 @@ class Statistics:
     n_buffers: int
     tracked_bytes: int
     n_collects: int
-    pages_reported: int
     last_collect_ns: int
     total_collect_ns: int
     pending_bytes: int
@@ -140,7 +138,7 @@ class Tracker:
         self._lock = threading.Lock()
         self._named: dict[str, Position] = {}
         self._handles: weakref.WeakValueDictionary[str, Consumer] = weakref.WeakValueDictionary()
-        self._collects = [0, 0, 0, 0]  # how many, pages, last ns, all ns
+        self._collects = 0, 0, 0  # how many, ns of the last, ns of all
         self._blind = BlindSpots(calls, [b.span for b in buffers], total(self._pinned) * calls.page_size)
         try:
             self._blind.warn_of_files(stacklevel)
@@ -175,8 +173,10 @@ class Tracker:
         with self._lock:
             self._check_open()
             if name not in self._named:
-                with translated(self.backend):
+                try:
                     self._named[name] = Position(self._chosen.ledger.open_account(self._pages))
+                except OSError as error:
+                    raise translate(error, self.backend) from error
             handle = self._handles.get(name)
             if handle is None or handle._position is not self._named[name]:
                 handle = self._handles[name] = Consumer(self, name, self._named[name])
@@ -186,8 +186,10 @@ class Tracker:
         self._check_open()
         self._blind.check(stacklevel=4)
         started = time.perf_counter_ns()
-        with translated(self.backend):
+        try:
             owed = self._chosen.ledger.collect(position.account)
+        except OSError as error:
+            raise translate(error, self.backend) from error
         # Without the tracker: a set that is kept does not keep the tracker and its buffers.
         give_back = functools.partial(self._chosen.ledger.give_back, position.account, owed)
         try:
@@ -210,8 +212,8 @@ class Tracker:
                 give_back=give_back,
             )
             elapsed = time.perf_counter_ns() - started
-            n_collects, pages, _, total_ns = self._collects
-            self._collects = [n_collects + 1, pages + dirty.n_pages, elapsed, total_ns + elapsed]
+            n_collects, _, total_ns = self._collects
+            self._collects = n_collects + 1, elapsed, total_ns + elapsed
             position.epoch += 1
             return dirty
 
@@ -220,8 +222,10 @@ class Tracker:
         self._blind.check(stacklevel=4)
         if len(self._pinned):
             return False
-        with translated(self.backend):
+        try:
             return not self._chosen.ledger.has_written(position.account)
+        except OSError as error:
+            raise translate(error, self.backend) from error
 
     # ---- what it is ------------------------------------------------------------------------------
 
@@ -253,7 +257,7 @@ class Tracker:
     def statistics(self) -> Statistics:
         """What it has done so far; also of a tracker that is closed."""
         with self._lock:
-            n_collects, pages, last_ns, total_ns = self._collects
+            n_collects, last_ns, total_ns = self._collects
             accounts = [position.account for position in (self._main, *self._named.values())]
             return Statistics(
                 backend=self.backend,
@@ -261,7 +265,6 @@ class Tracker:
                 n_buffers=len(self._buffers),
                 tracked_bytes=total(self._pages) * self._page_size,
                 n_collects=n_collects,
-                pages_reported=pages,
                 last_collect_ns=last_ns,
                 total_collect_ns=total_ns,
                 pending_bytes=sum(self._chosen.ledger.nbytes(account) for account in accounts),

@@ -8,13 +8,17 @@ punched hole, another process). Nothing here guesses: it warns, once a tracker, 
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from writewatch.abi.calls import KernelCalls, Vma
 from writewatch.errors import UnseenWritesWarning
 from writewatch.pages import AddrRange
 
+#: Looking at VmPin may take one part in so many of the time: it is put off for that many times what it took, which
+#: is less than a millisecond.
+_LOOK_SHARE = 32
 _ANONYMOUS_SHARED = "/dev/zero (deleted)"  # how the kernel names MAP_SHARED | MAP_ANONYMOUS
 
 
@@ -25,12 +29,21 @@ class BlindSpots:
         calls: What to ask.
         spans: The tracked buffers, in bytes.
         named_bytes: Size of the ranges that the caller has named as pinned: that much may be pinned unwarned.
+        clock: Nanoseconds, monotonic.
     """
 
-    def __init__(self, calls: KernelCalls, spans: Sequence[AddrRange], named_bytes: int) -> None:
+    def __init__(
+        self,
+        calls: KernelCalls,
+        spans: Sequence[AddrRange],
+        named_bytes: int,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
         self._calls = calls
         self._allowed_pinned = named_bytes
         self._status = self._open_status()
+        self._clock = clock
+        self._look_again = 0  # ns; not before
         self._told_pinned = False
         self._forked = False
         vmas = _vmas_under(calls, spans)
@@ -61,7 +74,7 @@ class BlindSpots:
                 UnseenWritesWarning,
                 stacklevel=stacklevel + 1,
             )
-        if not self._told_pinned and (pinned := self._pinned_bytes()) > self._allowed_pinned:
+        if not self._told_pinned and (pinned := self._look_at_pinned()) > self._allowed_pinned:
             self._told_pinned = True
             warnings.warn(
                 f"{pinned} bytes of this process are pinned for a device or io_uring (VmPin): what is written to them "
@@ -82,8 +95,15 @@ class BlindSpots:
         except OSError:
             return -1  # no /proc here
 
-    def _pinned_bytes(self) -> int:
-        return self._calls.read_pinned(self._status) if self._status >= 0 else 0
+    def _look_at_pinned(self) -> int:
+        """Bytes pinned now; 0 when it was looked at so recently that looking again would cost too much."""
+        started = self._clock()
+        if self._status < 0 or started < self._look_again:
+            return 0
+        pinned = self._calls.read_pinned(self._status)
+        now = self._clock()
+        self._look_again = now + _LOOK_SHARE * (now - started)
+        return pinned
 
 
 def _vmas_under(calls: KernelCalls, spans: Sequence[AddrRange]) -> list[Vma]:

@@ -22,7 +22,7 @@ from writewatch.tracker.backend import Backend
 from writewatch.tracker.content_hash import ContentHash
 from writewatch.tracker.every_page import EveryPage
 from writewatch.tracker.soft_dirty import SoftDirty
-from writewatch.tracker.translate import translated
+from writewatch.tracker.translate import translate
 from writewatch.tracker.uffd_sync import UffdSync
 from writewatch.tracker.uffd_wp import UffdWp
 
@@ -133,6 +133,8 @@ def _open_named(name: str, calls: KernelCalls, pages: Runs) -> Chosen:
 def _open(name: str, calls: KernelCalls, pages: Runs, reason: str) -> Chosen:
     make, _ = BACKENDS[name]
     key = id(calls), name
-    with translated(name):
+    try:
         ledger, account = ledgers.open_account(key, lambda: make(calls), pages)
+    except OSError as error:
+        raise translate(error, name) from error
     return Chosen(name, reason, key, ledger, account)

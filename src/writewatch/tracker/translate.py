@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from writewatch.errors import KernelUnsupportedError, TrackingLostError
@@ -28,16 +26,12 @@ TRANSLATIONS: Final[dict[int, tuple[type[Exception], str]]] = {
 }
 
 
-@contextmanager
-def translated(backend: str) -> Iterator[None]:
-    """Raise the library's exception for an ``OSError`` of a backend, the cause kept."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in TRANSLATIONS:
-            raise
-        kind, meaning = TRANSLATIONS[error.errno]
-        message = f"{backend}: {error.strerror or error}: {meaning}"
-        if kind is KernelUnsupportedError:
-            raise KernelUnsupportedError(message, (backend,)) from error
-        raise TrackingLostError(message) from error
+def translate(error: OSError, backend: str) -> Exception:
+    """The library's exception for an ``OSError`` of a backend; the error itself where it has no better name."""
+    if error.errno not in TRANSLATIONS:
+        return error
+    kind, meaning = TRANSLATIONS[error.errno]
+    message = f"{backend}: {error.strerror or error}: {meaning}"
+    if kind is KernelUnsupportedError:
+        return KernelUnsupportedError(message, (backend,))
+    return TrackingLostError(message)

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from writewatch.abi.calls import KernelCalls
 from writewatch.abi.mman import MADV_NOHUGEPAGE, MS_ASYNC
-from writewatch.abi.pagemap import PAGE_IS_WRITTEN
 from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_UNPOPULATED
-from writewatch.kernel.pagemap import Pagemap, PartialScanError
+from writewatch.kernel.pagemap import Pagemap, PartialScanError, page_runs
 from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.pages import (
     Runs,
@@ -66,7 +65,6 @@ class UffdWp:
         self._calls = calls
         self._keep_huge_pages = keep_huge_pages
         self._page_size = calls.page_size
-        self._page_shift = calls.page_size.bit_length() - 1
         self._uffd = Userfaultfd(_FEATURES, user_mode_only=True, calls=calls)
         try:
             self._pagemap = Pagemap(calls=calls)
@@ -242,61 +240,40 @@ class UffdWp:
 
     def _scan(self, first: int, last: int, *, protect: bool, max_pages: int = 0) -> tuple[Runs, Runs]:
         """Written pages of a run, and what of it is not registered any more."""
-        found: list[NDArray[np.void]] = []
-        start, end = first * self._page_size, last * self._page_size
-        requests = self._pagemap.iter_scan(
-            start,
-            end,
-            mask=PAGE_IS_WRITTEN,
-            returned=PAGE_IS_WRITTEN,
-            write_protect=protect,
-            check_wp_async=True,
-            max_pages=max_pages,
-        )
+        written = no_runs()
         try:
-            found.extend(requests)
-            self._calls.msync(start, end - start, MS_ASYNC)
+            written = self._pagemap.written_runs(first, last, protect=protect, max_pages=max_pages)
+            self._calls.msync(first * self._page_size, (last - first) * self._page_size, MS_ASYNC)
         except PartialScanError as error:
-            found.append(error.regions)
+            written = self._pages(error.regions)
             if error.errno != errno.EPERM:
                 raise
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
         else:
-            return self._pages(found), no_runs()
-        return self._scan_pieces(first, last, protect, found)
+            return written, no_runs()
+        found, lost = self._scan_pieces(first, last, protect)
+        return union(written, found), lost
 
-    def _scan_pieces(
-        self, first: int, last: int, protect: bool, found: list[NDArray[np.void]]
-    ) -> tuple[Runs, Runs]:
+    def _scan_pieces(self, first: int, last: int, protect: bool) -> tuple[Runs, Runs]:
         """The same, of a run that is not wholly registered: by VMA, so that each has its own answer."""
-        whole = np.array([[first, last]], np.int64)
         pieces = mapped_runs(self._calls, first, last)
+        written = [no_runs()]
         lost = [complement(normalise(pieces), first, last)]
         for piece in pieces.tolist():
-            start, end = piece[0] * self._page_size, piece[1] * self._page_size
             try:
-                found.append(
-                    self._pagemap.scan(
-                        start, end, mask=PAGE_IS_WRITTEN, write_protect=protect, check_wp_async=True
-                    )
-                )
+                written.append(self._pagemap.written_runs(*piece, protect=protect))
             except PartialScanError as error:
-                found.append(error.regions)
+                written.append(self._pages(error.regions))
                 lost.append(np.array([piece], np.int64))
         missing = normalise(np.concatenate(lost))
         if protect:
-            missing = union(self._restore(missing), missing)
-        return intersection(self._pages(found), whole), missing
+            self._restore(missing)
+        return normalise(np.concatenate(written)), missing
 
-    def _pages(self, found: list[NDArray[np.void]]) -> Runs:
-        """Page runs of reported regions."""
-        if not found:
-            return no_runs()
-        # As plain words: NumPy copies records one by one.
-        words = [regions.view(np.int64).reshape(-1, 3)[:, :2] for regions in found]
-        return normalise((words[0] if len(words) == 1 else np.concatenate(words)) >> self._page_shift)
+    def _pages(self, regions: NDArray[np.void]) -> Runs:
+        return page_runs(regions.view(np.uint64).reshape(-1, 3), self._page_size)
 
     def _restore(self, lost: Runs) -> Runs:
         """Try to register again what was lost; all of it is to be reported, whether that worked or not."""
