@@ -47,12 +47,12 @@ bench: $(VENV)/.bench ## this machine's figures against C, hashing and comparing
 	@$(python) -m benchmarks $(ARGS)
 
 .PHONY: soak
-soak: $(VENV)/.test ## writers against collectors for SECONDS (default 60)
+soak: $(VENV)/.test ## writers against collectors for SECONDS (default 60), on each backend
 	@$(python) -m tests.soak --seconds $(SECONDS) $(ARGS)
 
 .PHONY: differential
 differential: $(VENV)/.test ## the model against this kernel for STEPS operations (default 1000000)
-	@$(python) -m tests.differential --steps $(STEPS) $(ARGS)
+	@$(python) -m tests.differential $(STEPS) $(ARGS)
 
 .PHONY: kernels
 kernels: $(VENV)/.test ## conformance and tracker tests on KERNELS (default 6.1 6.12) in QEMU and on this one
