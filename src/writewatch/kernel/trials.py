@@ -25,8 +25,10 @@ from writewatch.pages import round_up
 
 _N_PAGES: Final = soft_dirty_child.N_PAGES
 _WRITTEN: Final = soft_dirty_child.WRITTEN
-# For what takes Linux microseconds. After that long the thing counts as not working.
-_DEADLINE_SECONDS: Final = 2.0
+# How long a message may take, which takes Linux microseconds, and a child with an interpreter in it, which may
+# be emulated. After that the thing counts as not working.
+_MESSAGE_SECONDS: Final = 5.0
+_CHILD_SECONDS: Final = 30.0
 # With 64 KiB pages a huge page has 512 MiB: more than a trial may take.
 _MOST_FOR_A_TRIAL: Final = 32 << 20
 
@@ -77,7 +79,7 @@ def _messages_of_a_write(memory: Scratch, uffd: Userfaultfd) -> tuple[Message, .
     except RuntimeError as error:
         raise NotWorkingError(str(error), "limit", "raise the limit of processes, see `ulimit -u`") from error
     try:
-        return uffd.read() if uffd.poll(_DEADLINE_SECONDS) else ()
+        return uffd.read() if uffd.poll(_MESSAGE_SECONDS) else ()
     finally:
         # Unregistering does not wake a writer; waking does, and closing would unless a fork has a copy.
         with suppress(OSError):
@@ -117,7 +119,7 @@ def _soft_dirty_in_a_child() -> tuple[int, ...]:
         raise NotWorkingError("not tried: no Python interpreter to run the trial in", "kernel")
     command = [sys.executable, "-I", "-S", soft_dirty_child.__file__]
     try:
-        done = subprocess.run(command, capture_output=True, check=True, timeout=_DEADLINE_SECONDS, text=True)
+        done = subprocess.run(command, capture_output=True, check=True, timeout=_CHILD_SECONDS, text=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise NotWorkingError(f"the trial did not run: {error}", "kernel") from error
     return tuple(int(page) for page in done.stdout.split())
