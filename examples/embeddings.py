@@ -9,6 +9,7 @@ a page reported without having changed is counted. The exit status is 1 if one c
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from report import ProgressLine, opening, summary
@@ -93,4 +94,8 @@ if __name__ == "__main__":
         print(f"embeddings: {error}.", file=sys.stderr)
         sys.exit(REFUSED)
     except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read this has gone (`| head`). What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(INTERRUPTED)
