@@ -1,0 +1,292 @@
+"""mmap, munmap and mprotect.
+
+munmap and mmap over something tell contexts with ``UFFD_FEATURE_EVENT_UNMAP`` after the fact, and the caller sleeps
+until they have read it.
+
+Truth: mm/mmap.c, mm/vma.c, mm/mprotect.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+from writewatch.abi import mman
+from writewatch.abi.userfaultfd import UFFD_EVENT_UNMAP, UFFD_FEATURE_EVENT_UNMAP, UffdMsg
+from writewatch.model.files import (
+    F_SEAL_FUTURE_WRITE,
+    F_SEAL_WRITE,
+    HUGETLB,
+    SHMEM,
+    OpenFile,
+)
+from writewatch.model.huge import split_vma
+from writewatch.model.mm import MMAP_MIN_ADDR, TASK_SIZE, Mm, failure
+from writewatch.model.protect import Change, change_protection
+from writewatch.model.uffd import Context, send_event
+from writewatch.model.vma import (
+    VM_ACCESS,
+    VM_DONTEXPAND,
+    VM_DROPPABLE,
+    VM_EXEC,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_NORESERVE,
+    VM_READ,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_WRITE,
+    Vma,
+)
+from writewatch.model.waits import Steps
+from writewatch.model.zap import MUNMAP, zap_range
+
+_PROT_FLAGS = {mman.PROT_READ: VM_READ, mman.PROT_WRITE: VM_WRITE, mman.PROT_EXEC: VM_EXEC}
+_MAP_TYPE = 0x0F
+
+
+def prot_flags(prot: int) -> int:
+    """calc_vm_prot_bits()."""
+    return sum(flag for bit, flag in _PROT_FLAGS.items() if prot & bit)
+
+
+# ---- mmap ----------------------------------------------------------------------------------------
+
+
+def mmap(
+    mm: Mm, addr: int, length: int, prot: int, flags: int, opened: OpenFile | None, offset: int
+) -> Steps[int]:
+    """mmap(2) of anonymous memory, a file, or huge pages. Populating is the caller's."""
+    # Compare mm/mmap.c:ksys_mmap_pgoff(), do_mmap().
+    machine = mm.machine
+    if offset % machine.page_size or not length:
+        raise failure(errno.EINVAL, "mmap")
+    is_huge = bool(flags & mman.MAP_HUGETLB) if opened is None else opened.file.kind == HUGETLB
+    unit = machine.huge_page_size if is_huge else machine.page_size
+    length = length + unit - 1 & -unit
+    vma = _new_vma(mm, prot, flags, opened, offset, is_huge=is_huge)
+    start = _place(mm, addr, length, flags, unit)
+    if is_huge:
+        _reserve(mm, vma, length)
+    unmapped: list[tuple[Context, int, int]] = []
+    if flags & mman.MAP_FIXED:
+        unmapped = unmap_region(mm, start, start + length)
+    vma.start, vma.end = start, start + length
+    if vma.file is None:
+        vma.pgoff = start >> machine.page_shift
+    mm.vmas.insert(vma)
+    mm.vmas.merge_around(start, start + length)
+    machine.counters.locks["mmap_lock", "write"] += 1
+    yield from tell_unmapped(mm, unmapped)
+    return start
+
+
+def _new_vma(mm: Mm, prot: int, flags: int, opened: OpenFile | None, offset: int, *, is_huge: bool) -> Vma:
+    """A VMA without a place yet, after the checks of what is to be mapped."""
+    machine = mm.machine
+    vm_flags = prot_flags(prot) | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+    vm_flags |= VM_SOFTDIRTY if machine.settings.soft_dirty else 0
+    vm_flags |= VM_NORESERVE if flags & mman.MAP_NORESERVE else 0
+    vm_flags |= VM_LOCKED if flags & mman.MAP_LOCKED else 0
+    vm_flags |= VM_HUGETLB | VM_DONTEXPAND if is_huge else 0
+    map_type = flags & _MAP_TYPE
+    shared = map_type in {mman.MAP_SHARED, mman.MAP_SHARED_VALIDATE}
+    if map_type == mman.MAP_DROPPABLE and opened is None:
+        vm_flags |= VM_DROPPABLE | VM_NORESERVE
+    elif not shared and map_type != mman.MAP_PRIVATE:
+        raise failure(errno.EINVAL, "mmap")
+    if shared:
+        vm_flags |= VM_SHARED | VM_MAYSHARE
+    if opened is not None:
+        if is_huge and offset % machine.huge_page_size:
+            raise failure(errno.EINVAL, "mmap")
+        return Vma(0, 0, _file_flags(vm_flags, opened), opened.file, offset >> machine.page_shift)
+    if is_huge:
+        return Vma(0, 0, vm_flags, machine.new_file(HUGETLB, "/anon_hugepage (deleted)", 1 << 62), 0)
+    if shared:
+        return Vma(0, 0, vm_flags, machine.new_file(SHMEM, "/dev/zero (deleted)", 1 << 62), 0)
+    return Vma(0, 0, vm_flags, None, 0)
+
+
+def _file_flags(vm_flags: int, opened: OpenFile) -> int:
+    # Compare do_mmap() and mm/memfd.c:check_write_seal().
+    if not vm_flags & VM_SHARED:
+        return vm_flags
+    sealed = opened.file.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
+    if opened.writable and not sealed:
+        return vm_flags
+    if vm_flags & VM_WRITE:
+        raise failure(errno.EPERM if sealed and opened.writable else errno.EACCES, "mmap")
+    vm_flags &= ~VM_MAYWRITE
+    # A shared mapping through a read-only descriptor is private in effect, but still MAP_SHARED.
+    return vm_flags if opened.writable else vm_flags & ~VM_SHARED
+
+
+def _place(mm: Mm, addr: int, length: int, flags: int, unit: int) -> int:
+    # Compare mm/mmap.c:get_unmapped_area().
+    if length > TASK_SIZE:
+        raise failure(errno.ENOMEM, "mmap")
+    if flags & (mman.MAP_FIXED | mman.MAP_FIXED_NOREPLACE):
+        if addr + length > TASK_SIZE:
+            raise failure(errno.ENOMEM, "mmap")
+        if addr % unit:
+            raise failure(errno.EINVAL, "mmap")
+        if addr < MMAP_MIN_ADDR and not mm.machine.settings.privileged:
+            raise failure(errno.EPERM, "mmap")
+        if flags & mman.MAP_FIXED_NOREPLACE and mm.vmas.overlapping(addr, addr + length):
+            raise failure(errno.EEXIST, "mmap")
+        return addr
+    # Since Linux kernel commit efa7df3e3bb5 ("mm: align larger anonymous mappings on THP boundaries") (in v6.7),
+    # limited to lengths that are a multiple of it by d4148aeab412 (in v6.12).
+    huge = mm.machine.huge_page_size
+    hint = max(addr & -unit, MMAP_MIN_ADDR) if addr else 0
+    return mm.unmapped_area(length, huge if not length % huge else unit, hint)
+
+
+def _reserve(mm: Mm, vma: Vma, length: int) -> None:
+    # Compare mm/hugetlb.c:hugetlb_reserve_pages().
+    machine, file = mm.machine, vma.file
+    assert file is not None
+    first = vma.pgoff // machine.pages_per_huge
+    wanted = set(range(first, first + length // machine.huge_page_size))
+    if vma.flags & VM_NORESERVE:
+        return
+    if vma.flags & VM_SHARED:
+        wanted -= file.reserved | file.pages.keys()
+    if not machine.reserve_huge(len(wanted)):
+        raise failure(errno.ENOMEM, "mmap")
+    (file.reserved if vma.flags & VM_SHARED else vma.reserved).update(wanted)
+
+
+# ---- munmap --------------------------------------------------------------------------------------
+
+
+def munmap(mm: Mm, addr: int, length: int) -> Steps[None]:
+    """munmap(2)."""
+    machine = mm.machine
+    if addr % machine.page_size or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
+        raise failure(errno.EINVAL, "munmap")
+    length = length + machine.page_size - 1 & -machine.page_size
+    machine.counters.locks["mmap_lock", "write"] += 1
+    yield from tell_unmapped(mm, unmap_region(mm, addr, addr + length))
+
+
+def unmap_region(mm: Mm, start: int, end: int) -> list[tuple[Context, int, int]]:
+    """Unmap a range; returns whom to tell: (context, start, end) for each VMA that asked for it.
+
+    Raises:
+        OSError: EINVAL, an end lies inside a hugetlb page; nothing is changed.
+    """
+    # Compare mm/vma.c:do_vmi_align_munmap().
+    for vma in mm.vmas.overlapping(start, end):
+        cut = (max(vma.start, start) | min(vma.end, end)) % mm.machine.huge_page_size
+        if vma.is_hugetlb and cut:
+            raise failure(errno.EINVAL, "munmap")
+    split_vma(mm, start)
+    split_vma(mm, end)
+    tell = []
+    for vma in mm.vmas.overlapping(start, end):
+        if vma.context is not None and vma.context.has(UFFD_FEATURE_EVENT_UNMAP):
+            vma.context.mmap_changing += 1
+            tell.append((vma.context, start, end))
+        zap_range(mm, vma, vma.start, vma.end, MUNMAP)
+        _unreserve(mm, vma)
+        mm.vmas.remove(vma)
+    free_tables(mm, start, end)
+    return _once_each(tell)
+
+
+def _once_each(tell: list[tuple[Context, int, int]]) -> list[tuple[Context, int, int]]:
+    # Compare fs/userfaultfd.c:userfaultfd_unmap_prep(): one event a context and range.
+    kept: list[tuple[Context, int, int]] = []
+    for entry in tell:
+        if entry in kept:
+            entry[0].mmap_changing -= 1
+        else:
+            kept.append(entry)
+    return kept
+
+
+def _unreserve(mm: Mm, vma: Vma) -> None:
+    machine = mm.machine
+    first = vma.pgoff // machine.pages_per_huge
+    mine = vma.reserved & set(range(first, first + (vma.end - vma.start) // machine.huge_page_size))
+    vma.reserved -= mine
+    machine.n_huge_reserved -= len(mine)
+
+
+def free_tables(mm: Mm, start: int, end: int) -> None:
+    """Free the page tables of an unmapped range, up to its neighbours."""
+    # Compare mm/memory.c:free_pgtables(): the floor and the ceiling are the neighbour VMAs.
+    below, above = 0, 1 << 62
+    for vma in mm.vmas:
+        if vma.end <= start:
+            below = vma.end
+        elif vma.start >= end:
+            above = vma.start
+            break
+    pud = 1 << mm.table.pud_shift
+    mm.table.free_tables(max(below, start & -pud), min(above, end + pud - 1 & -pud))
+
+
+def tell_unmapped(mm: Mm, unmapped: list[tuple[Context, int, int]]) -> Steps[None]:
+    """Send the unmap events and sleep until each was read."""
+    # Compare fs/userfaultfd.c:userfaultfd_unmap_complete().
+    for context, start, end in unmapped:
+        message = UffdMsg(event=UFFD_EVENT_UNMAP)
+        message.arg.remove.start, message.arg.remove.end = start, end
+        yield from send_event(context, message)
+
+
+# ---- mprotect ------------------------------------------------------------------------------------
+
+
+def mprotect(mm: Mm, addr: int, length: int, prot: int) -> None:
+    """mprotect(2). Stops at the first hole with ENOMEM; what is before it has changed."""
+    # Compare mm/mprotect.c:do_mprotect_pkey().
+    machine = mm.machine
+    if addr % machine.page_size:
+        raise failure(errno.EINVAL, "mprotect")
+    if not length:
+        return
+    end = addr + (length + machine.page_size - 1 & -machine.page_size)
+    if end <= addr or end > TASK_SIZE:
+        raise failure(errno.ENOMEM, "mprotect")
+    if prot & ~0b111:
+        raise failure(errno.EINVAL, "mprotect")
+    machine.counters.locks["mmap_lock", "write"] += 1
+    at = addr
+    while at < end:
+        vma = mm.vmas.find(at)
+        if vma is None:
+            raise failure(errno.ENOMEM, "mprotect")
+        stop = min(vma.end, end)
+        _protect_vma(mm, vma, at, stop, prot)
+        at = stop
+
+
+def _protect_vma(mm: Mm, vma: Vma, start: int, end: int, prot: int) -> None:
+    # Compare mm/mprotect.c:mprotect_fixup().
+    if prot & mman.PROT_WRITE and not vma.flags & VM_MAYWRITE:
+        raise failure(errno.EACCES, "mprotect")
+    flags = vma.flags & ~VM_ACCESS | prot_flags(prot)
+    if flags == vma.flags:
+        return
+    if vma.is_hugetlb and (start | end) % mm.machine.huge_page_size:
+        raise failure(errno.EINVAL, "mprotect")
+    split_vma(mm, start)
+    split_vma(mm, end)
+    part = mm.vmas.find(start)
+    assert part is not None
+    part.flags = flags
+    change_protection(mm, part, start, end, Change.PERMISSIONS)
+    mm.vmas.merge_around(start, end)
+
+
+def clone(vma: Vma) -> Vma:
+    """A copy of a VMA for another place or another mm; what is promised to the original is not promised to it."""
+    return replace(vma, reserved=set())

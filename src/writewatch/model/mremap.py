@@ -1,0 +1,241 @@
+"""mremap: resize and move. A move carries the registration along only for contexts with EVENT_REMAP.
+
+Truth: mm/mremap.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from writewatch.abi import mman
+from writewatch.abi.userfaultfd import UFFD_EVENT_REMAP, UFFD_FEATURE_EVENT_REMAP, UffdMsg
+from writewatch.model import pte as p
+from writewatch.model.huge import split_huge_pmd, split_vma
+from writewatch.model.mm import TASK_SIZE, Mm, failure
+from writewatch.model.mmap import clone, tell_unmapped, unmap_region
+from writewatch.model.page_table import PteTable
+from writewatch.model.uffd import Context, send_event
+from writewatch.model.vma import VM_DONTEXPAND, VM_LOCKED, VM_MAYSHARE, VM_PFNMAP, VM_SOFTDIRTY, VM_UFFD, Vma
+from writewatch.model.waits import Steps
+
+_FLAGS = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED | mman.MREMAP_DONTUNMAP
+
+
+@dataclass(slots=True)
+class _Request:
+    """``struct vma_remap_struct``: the arguments, rounded to pages."""
+
+    addr: int
+    old: int
+    new: int
+    flags: int
+    to: int
+
+    @property
+    def places(self) -> bool:
+        """Whether the mapping moves whatever its size."""
+        return bool(self.flags & (mman.MREMAP_FIXED | mman.MREMAP_DONTUNMAP))
+
+
+def mremap(mm: Mm, addr: int, old_length: int, new_length: int, flags: int, new_addr: int) -> Steps[int]:
+    """mremap(2)."""
+    size = mm.machine.page_size
+    request = _Request(addr, old_length + size - 1 & -size, new_length + size - 1 & -size, flags, new_addr)
+    _check(mm, request)
+    mm.machine.counters.locks["mmap_lock", "write"] += 1
+    vma = mm.vmas.find(addr)
+    if vma is None:
+        raise failure(errno.EFAULT, "mremap")
+    if vma.is_hugetlb:
+        _round_huge(mm, request)
+    _check_vma(vma, request)
+    if request.places:
+        return (yield from _place(mm, vma, request))
+    return (yield from _resize(mm, vma, request))
+
+
+def _check(mm: Mm, request: _Request) -> None:
+    # Compare mm/mremap.c:check_mremap_params().
+    mask = mm.machine.page_size - 1
+    bad = request.flags & ~_FLAGS or request.addr & mask or not request.new or request.new > TASK_SIZE
+    if not bad and request.places:
+        bad = not request.flags & mman.MREMAP_MAYMOVE
+        bad = bad or (request.flags & mman.MREMAP_DONTUNMAP and request.old != request.new)
+        bad = bad or (request.flags & mman.MREMAP_FIXED and _bad_target(request, mask))
+    if bad:
+        raise failure(errno.EINVAL, "mremap")
+
+
+def _bad_target(request: _Request, mask: int) -> bool:
+    overlaps = request.addr < request.to + request.new and request.to < request.addr + request.old
+    return bool(request.to & mask) or request.to > TASK_SIZE - request.new or overlaps
+
+
+def _round_huge(mm: Mm, request: _Request) -> None:
+    # Compare mm/mremap.c:align_hugetlb().
+    size = mm.machine.huge_page_size
+    request.old, request.new = (n + size - 1 & -size for n in (request.old, request.new))
+    fixed = request.flags & mman.MREMAP_FIXED
+    if request.addr % size or (fixed and request.to % size) or request.new > request.old:
+        raise failure(errno.EINVAL, "mremap")
+
+
+def _check_vma(vma: Vma, request: _Request) -> None:
+    # Compare mm/mremap.c:check_prep_vma().
+    if not request.old and not vma.flags & VM_MAYSHARE:
+        raise failure(errno.EINVAL, "mremap")
+    if request.flags & mman.MREMAP_DONTUNMAP and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
+        raise failure(errno.EINVAL, "mremap")
+    if request.old > vma.end - request.addr and not (request.new < request.old and not request.places):
+        raise failure(errno.EFAULT, "mremap")
+    if request.new > request.old and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
+        raise failure(errno.EFAULT, "mremap")
+
+
+def _resize(mm: Mm, vma: Vma, request: _Request) -> Steps[int]:
+    # Compare mm/mremap.c:mremap_at().
+    if request.new < request.old:
+        told = unmap_region(mm, request.addr + request.new, request.addr + request.old)
+        yield from tell_unmapped(mm, told)
+        return request.addr
+    if request.new == request.old:
+        return request.addr
+    end, grown = request.addr + request.old, request.addr + request.new
+    if end == vma.end and grown <= TASK_SIZE and not mm.vmas.overlapping(end, grown):
+        vma.end = grown
+        mm.vmas.merge_around(vma.start, grown)
+        return request.addr
+    if not request.flags & mman.MREMAP_MAYMOVE:
+        raise failure(errno.ENOMEM, "mremap")
+    request.to = mm.unmapped_area(request.new, mm.machine.page_size)
+    return (yield from _move(mm, vma, request, []))
+
+
+def _place(mm: Mm, vma: Vma, request: _Request) -> Steps[int]:
+    # Compare mm/mremap.c:mremap_to().
+    early: list[tuple[Context, int, int]] = []
+    if request.flags & mman.MREMAP_FIXED:
+        early += unmap_region(mm, request.to, request.to + request.new)
+    else:
+        request.to = mm.unmapped_area(request.new, mm.machine.page_size, request.to & -mm.machine.page_size)
+    if request.new < request.old:
+        early += unmap_region(mm, request.addr + request.new, request.addr + request.old)
+        request.old = request.new
+    found = mm.vmas.find(request.addr)
+    assert found is not None
+    return (yield from _move(mm, found, request, early))
+
+
+def _move(mm: Mm, vma: Vma, request: _Request, early: list[tuple[Context, int, int]]) -> Steps[int]:
+    # Compare mm/mremap.c:move_vma().
+    old_end = request.addr + request.old
+    moved = clone(vma)
+    moved.reserved = vma.reserved if vma.is_hugetlb else set()
+    moved.pgoff = vma.file_index(request.addr, mm.machine.page_shift)
+    if vma.is_anonymous and vma.anon_vma is None:
+        moved.pgoff = request.to >> mm.machine.page_shift
+    moved.start, moved.end = request.to, request.to + request.new
+    moved.flags |= VM_SOFTDIRTY if mm.machine.settings.soft_dirty else 0
+    context = moved.context
+    follows = context is not None and context.has(UFFD_FEATURE_EVENT_REMAP)
+    if not follows:
+        moved.context = None
+        moved.flags &= ~VM_UFFD
+    mm.vmas.insert(moved)
+    _move_page_tables(mm, vma, request, drop=context is not None and not follows)
+    if follows and context is not None:
+        context.mmap_changing += 1
+    late = _leave(mm, vma, request, old_end)
+    mm.vmas.merge_around(moved.start, moved.end)
+    yield from tell_unmapped(mm, early)
+    if follows and context is not None:
+        yield from _tell_moved(context, request)
+    yield from tell_unmapped(mm, late)
+    return request.to
+
+
+def _leave(mm: Mm, vma: Vma, request: _Request, old_end: int) -> list[tuple[Context, int, int]]:
+    """What becomes of the old range: unmapped, or with DONTUNMAP left behind, empty and still registered."""
+    if request.flags & mman.MREMAP_DONTUNMAP:
+        if (vma.start, vma.end) == (request.addr, old_end):
+            vma.anon_vma = None
+        split_vma(mm, request.addr)
+        split_vma(mm, old_end)
+        left = mm.vmas.find(request.addr)
+        assert left is not None
+        left.flags &= ~VM_LOCKED
+        return []
+    if not request.old:
+        return []
+    shared = vma.reserved
+    vma.reserved = set()
+    told = unmap_region(mm, request.addr, old_end)
+    vma.reserved = shared
+    return told
+
+
+def _tell_moved(context: Context, request: _Request) -> Steps[None]:
+    # Compare fs/userfaultfd.c:mremap_userfaultfd_complete().
+    message = UffdMsg(event=UFFD_EVENT_REMAP)
+    message.arg.remap.from_, message.arg.remap.to, message.arg.remap.len = (
+        request.addr,
+        request.to,
+        request.old,
+    )
+    yield from send_event(context, message)
+
+
+# ---- the entries ---------------------------------------------------------------------------------
+
+
+def _move_page_tables(mm: Mm, vma: Vma, request: _Request, *, drop: bool) -> None:
+    """Move every entry; with ``drop`` without its uffd-wp bit, and markers not at all."""
+    # Since Linux kernel commit 0cef0bb836e3 ("mm: clear uffd-wp PTE/PMD state on mremap()") (in v6.13).
+    # Before that, the bits survived in memory that was not registered any more.
+    distance = request.to - request.addr
+    for low, high, entry in list(mm.table.walk(request.addr, request.addr + request.old)):
+        if entry is None:
+            continue
+        if isinstance(entry, int):
+            if _move_leaf(mm, low, high, low + distance, entry, drop=drop):
+                continue
+            split_huge_pmd(mm, vma, low)
+        elif not drop and _move_table(mm, low, high, low + distance, entry):
+            continue
+        for addr, pte in mm.table.ptes(low, high):
+            mm.table.set_pte(addr, p.EMPTY)
+            _put_moved(mm, addr + distance, pte, drop=drop)
+
+
+def _move_leaf(mm: Mm, low: int, high: int, to: int, leaf: int, *, drop: bool) -> bool:
+    # Compare mm/huge_memory.c:move_huge_pmd(), mm/hugetlb.c:move_hugetlb_page_tables().
+    size = mm.machine.huge_page_size
+    if high - low != size or to % size or mm.table.pmd(to) is not None:
+        return False
+    mm.table.clear(low)
+    if drop:
+        leaf = p.EMPTY if leaf == p.UFFD_WP_MARKER else leaf & ~p.UFFD_WP
+    if leaf:
+        mm.table.set_leaf(to, leaf)
+    return True
+
+
+def _move_table(mm: Mm, low: int, high: int, to: int, table: PteTable) -> bool:
+    # Compare mm/mremap.c:move_normal_pmd(): 512 entries change hands as one.
+    size = mm.machine.huge_page_size
+    if high - low != size or to % size or mm.table.pmd(to) is not None or mm.machine.settings.soft_dirty:
+        return False
+    mm.table.clear(low)
+    mm.table.adopt(to, table)
+    return True
+
+
+def _put_moved(mm: Mm, to: int, pte: int, *, drop: bool) -> None:
+    if drop and pte == p.UFFD_WP_MARKER:
+        return
+    if drop:
+        pte &= ~p.UFFD_WP
+    if mm.machine.settings.soft_dirty and not pte & p.MARKER:
+        pte |= p.SOFT_DIRTY
+    mm.table.set_pte(to, pte)

@@ -1,0 +1,91 @@
+"""Pages on their way out of memory and back: MADV_PAGEOUT and MADV_WILLNEED.
+
+Anonymous pages leave a swap entry that carries the bit. Pages of files and shmem leave nothing, or a marker where
+they had the bit.
+
+Truth: mm/madvise.c:madvise_cold_or_pageout_pte_range(), mm/rmap.c:try_to_unmap_one(), mm/vmscan.c:reclaim_pages().
+"""
+
+from __future__ import annotations
+
+from writewatch.model import page_cache
+from writewatch.model import pte as p
+from writewatch.model.files import SHMEM
+from writewatch.model.huge import split_huge_pmd
+from writewatch.model.mm import Mm
+from writewatch.model.vma import Vma
+
+
+def page_out(mm: Mm, vma: Vma, start: int, end: int) -> None:
+    """Reclaim the pages of a range that nobody else maps."""
+    for low, _, entry in list(mm.table.walk(start, end)):
+        if isinstance(entry, int) and not entry & p.ZERO and _alone(mm, entry) and _can_leave(mm, vma):
+            split_huge_pmd(mm, vma, low)
+    for addr, pte in mm.table.ptes(start, end):
+        if pte & p.PRESENT and not pte & p.ZERO and mm.machine.frames.mapcount[p.number(pte)] == 1:
+            if mm.is_anon_page(pte):
+                _swap_out(mm, addr, pte)
+            else:
+                _drop_mapping(mm, vma, addr, pte)
+
+
+def _alone(mm: Mm, leaf: int) -> bool:
+    pfn = p.number(leaf)
+    return bool((mm.machine.frames.mapcount[pfn : pfn + mm.machine.pages_per_huge] == 1).all())
+
+
+def _can_leave(mm: Mm, vma: Vma) -> bool:
+    return not vma.is_anonymous or mm.machine.swap.has_room
+
+
+def _swap_out(mm: Mm, addr: int, pte: int) -> None:
+    machine, pfn = mm.machine, p.number(pte)
+    if pfn in machine.lazy_free and not pte & p.DIRTY:
+        # MADV_FREE gave the content up: nothing is kept, not even the bit.
+        machine.lazy_free.discard(pfn)
+        mm.table.set_pte(addr, p.EMPTY)
+        mm.forget(pte)
+        return
+    if not machine.swap.has_room or not machine.frames.is_exclusive(pfn):
+        return
+    slot = machine.swap.store(machine.frames.content(pfn))
+    mm.table.set_pte(addr, p.swap(slot, pte & (p.UFFD_WP | p.SOFT_DIRTY)))
+    mm.forget(pte)
+    machine.counters.events["swap_out"] += 1
+
+
+def _drop_mapping(mm: Mm, vma: Vma, addr: int, pte: int) -> None:
+    file, machine = vma.file, mm.machine
+    assert file is not None
+    index = vma.file_index(addr, machine.page_shift)
+    keeps = pte & p.UFFD_WP and vma.uffd_wp
+    mm.table.set_pte(addr, p.UFFD_WP_MARKER if keeps else p.EMPTY)
+    mm.forget(pte)
+    if file.kind == SHMEM:
+        if machine.swap.has_room:
+            _swap_out_shmem(mm, vma, index)
+    elif index not in file.dirty:
+        # A clean page leaves the cache as well; a dirty one waits there for its writeback.
+        machine.frames.put(file.pages.pop(index))
+
+
+def _swap_out_shmem(mm: Mm, vma: Vma, index: int) -> None:
+    file, machine = vma.file, mm.machine
+    assert file is not None
+    pfn = file.pages.pop(index)
+    page_cache.split_folio(file, index, machine.pages_per_huge)
+    file.slots[index] = machine.swap.store(machine.frames.content(pfn))
+    machine.frames.put(pfn)
+    machine.counters.events["swap_out"] += 1
+
+
+def read_ahead(mm: Mm, vma: Vma, start: int, end: int) -> None:
+    """Bring pages of a file into its cache; entries do not change."""
+    # Compare mm/madvise.c:madvise_willneed().
+    file = vma.file
+    if file is None or file.kind != SHMEM:
+        return
+    first = vma.file_index(start, mm.machine.page_shift)
+    last = first + (end - start >> mm.machine.page_shift)
+    for index in [i for i in file.slots if first <= i < last]:
+        page_cache.read(mm.machine, file, index)
