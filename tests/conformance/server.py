@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -23,6 +24,7 @@ import numpy as np
 
 from tests.conformance.access import Access
 from tests.conformance.world import MemorySignal
+from tests.differential.executor import Executor, Operation, Outcome
 from writewatch.abi.mman import MADV_PAGEOUT
 from writewatch.kernel import libc
 from writewatch.kernel.calls import LinuxCalls
@@ -86,6 +88,12 @@ class Calls(LinuxCalls):
             file.truncate(length)
         fd = os.open(path, flags | os.O_CLOEXEC)
         os.unlink(path)
+        return fd
+
+    def differential_file(self, length: int) -> int:
+        fd, path = tempfile.mkstemp()
+        os.unlink(path)
+        os.ftruncate(fd, length)
         return fd
 
     def drop_privileges(self, uid: int) -> None:
@@ -191,6 +199,17 @@ class Server:
 
     def do_receive_descriptor(self) -> int:
         return reduction.recv_handle(self._connection)
+
+    def do_begin_operations(self) -> None:
+        """From here on the process performs the operations of tests/differential, on one CPU.
+
+        One CPU: a page waits in a batch of the CPU that touched it, out of MADV_PAGEOUT's reach.
+        """
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        self._executor = Executor(self._calls)
+
+    def do_run_operations(self, operations: list[Operation]) -> list[Outcome]:
+        return self._executor.run(operations)
 
     def do_execute(self) -> None:
         """The new program holds the connection open and reads it until its end."""

@@ -272,14 +272,14 @@ def test_resolving_is_eagain_while_an_event_is_unread(unread: tuple[Context, Are
     context, area, task = unread
     page = uf.UffdioRange(area.start, area.place.page)
     source = area.place.map(1).start
-    request, argument, field = {
+    calls: dict[str, tuple[int, uf.UffdioArgument, str]] = {
         "COPY": (uf.UFFDIO_COPY, uf.UffdioCopy(area.start, source, page.len, 0, 0), "copy"),
         "ZEROPAGE": (uf.UFFDIO_ZEROPAGE, uf.UffdioZeropage(page, 0, 0), "zeropage"),
         "POISON": (uf.UFFDIO_POISON, uf.UffdioPoison(page, 0, 0), "updated"),
         "MOVE": (uf.UFFDIO_MOVE, uf.UffdioMove(area.start, source, page.len, 0, 0), "move"),
         "CONTINUE": (uf.UFFDIO_CONTINUE, uf.UffdioContinue(page, 0, 0), "mapped"),
-    }[name]
-    assert context.attempt(request, argument, field) == (errno.EAGAIN, -errno.EAGAIN)
+    }
+    assert context.attempt(*calls[name]) == (errno.EAGAIN, -errno.EAGAIN)
     context.messages()
     task.result()
 

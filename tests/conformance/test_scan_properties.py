@@ -30,9 +30,7 @@ KINDS: dict[str, int | None] = {
 }
 REGISTERED = ("clean", "written", "zero", "zero-written", "marker", "empty", "guard")
 
-modest = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+modest = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 layouts = st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=MAX_PAGES)
 registered_layouts = st.lists(st.sampled_from(REGISTERED), min_size=1, max_size=MAX_PAGES)
 writable_layouts = st.lists(st.sampled_from(REGISTERED[:-1]), min_size=1, max_size=MAX_PAGES)  # no guards
@@ -82,7 +80,8 @@ def _pages(layout: list[str], kind: str) -> list[int]:
 def _run(area: Area, request: Request) -> oracle.Answer:
     part = area.part(request.first, request.end)
     before = set(area.protected())
-    error, regions, walk_end = 0, (), request.end
+    error, walk_end = 0, request.end
+    regions: tuple[tuple[int, int, int], ...] = ()
     try:
         scan = part.scan(
             request.flags,

@@ -1,0 +1,52 @@
+"""What may differ between a running kernel and the model, each mask with its reason. All of them are here.
+
+Not masked but switched off, where root allows it (driver.py): khugepaged, which collapses huge pages
+in the background. Not drawn at all (script.py): addresses that the kernel chooses.
+"""
+
+from __future__ import annotations
+
+import signal as _signal
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.conformance.world import MemorySignal
+from writewatch.abi.pagemap import (
+    PAGE_IS_SOFT_DIRTY,
+    PM_FILE,
+    PM_GUARD_REGION,
+    PM_PRESENT,
+    PM_SWAP,
+    PM_UFFD_WP,
+)
+
+#: Left out of a pagemap entry: the PFN and the swap offset (which frame or slot is the allocator's choice),
+#: soft-dirty (CONFIG_MEM_SOFT_DIRTY may be off), and "mapped once" (a page that waits in the swap cache or
+#: in a batch may count differently).
+ENTRY_BITS: Final = np.uint64(PM_FILE | PM_GUARD_REGION | PM_PRESENT | PM_SWAP | PM_UFFD_WP)
+
+#: Categories that depend on the kernel's configuration.
+CATEGORY_BITS: Final = ~PAGE_IS_SOFT_DIRTY
+
+#: Features up to MOVE; a newer kernel reports more.
+_FEATURES: Final = (1 << 17) - 1
+
+
+def features(word: int) -> int:
+    """The features that v6.18 has."""
+    return word & _FEATURES
+
+
+def signal(caught: MemorySignal) -> tuple[Any, ...]:
+    """Name, code and address. A wild access has no address worth comparing."""
+    return ("signal", _signal.Signals(caught.signal).name, caught.code, caught.address)
+
+
+def regions(found: NDArray[np.void], base: int, page: int) -> tuple[tuple[int, int, int], ...]:
+    """Regions in pages of the arena."""
+    starts = (found["start"].astype(np.int64) - base) // page
+    ends = (found["end"].astype(np.int64) - base) // page
+    categories = found["categories"].astype(np.int64) & CATEGORY_BITS
+    return tuple(zip(starts.tolist(), ends.tolist(), categories.tolist(), strict=True))
