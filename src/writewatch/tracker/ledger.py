@@ -4,11 +4,15 @@ The kernel has one bit a page and allows one userfaultfd a mapping, but there ma
 consumers, over the same memory. So a harvest belongs to everybody: each consumer has an **account**, and
 what the backend reports is entered into every account whose spans it meets. A collect harvests what its
 own account covers and then empties that account. Each write is thus reported to each consumer exactly once,
-in whatever order threads collect.
+in whatever order threads collect. Everything here runs inside the gate (``gate.py``), one operation at a time.
 
-**Nothing is lost on the way.** Between the call that makes the kernel forget and the entry into the accounts, the unit
-stands in ``_in_flight``. Whatever happens in between, an error of the kernel, Ctrl-C, a fault injected by a test,
-leaves it there, and the next use of the ledger enters all of it as assumed written.
+**Nothing is lost on the way.** What was taken from one place and has not arrived at the next always stands somewhere:
+
+* From the call that makes the kernel forget until the entry into the accounts, the unit stands in ``_in_flight``.
+  Whatever happens in between, an error of the kernel, Ctrl-C, a fault injected by a test, leaves it there,
+  and the next operation enters all of it as assumed written.
+* From an account until the last instruction of the public ``collect()``, the pages stand in ``Account.handed``, under
+  the thread that collects. Found there by the next collect, they were never received, and are entered again.
 
 **Fork.** Descriptors of the parent act on the parent's memory. In a forked child every ledger is dead: its
 descriptors are closed at once, nothing is unregistered, and its trackers say that they track nothing.
@@ -16,61 +20,82 @@ descriptors are closed at once, nothing is unregistered, and its trackers say th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 from writewatch.errors import TrackerClosedError, TrackingLostError, TrackingLostWarning
-from writewatch.pages import Runs, intersection, no_runs, union
+from writewatch.pages import Runs, clip, difference, intersection, no_runs, normalise, union
 from writewatch.tracker.backend import Backend, Harvest, RangeRefusedError
 from writewatch.tracker.pageset import PageSet
 
 
 class Account:
-    """What one consumer has not collected yet. Guarded by the ledger's lock.
+    """What one consumer has not collected yet.
 
     Attributes:
         spans: Page runs that it is about.
+        handed: By thread, what was taken out and perhaps not received.
     """
 
     def __init__(self, spans: Runs) -> None:
         self.spans = spans
-        self.written = PageSet(spans)
-        self.assumed = PageSet(spans)
-        self.exact = True
+        self.handed: dict[int, Harvest] = {}
+        self._written = PageSet(spans)
+        self._assumed = PageSet(spans)
+        self._exact = True
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is owed."""
-        return self.written.is_empty and self.assumed.is_empty
+        return self._written.is_empty and self._assumed.is_empty and not self.handed
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it holds, in bytes."""
+        return self._written.nbytes + self._assumed.nbytes
 
     def enter(self, harvest: Harvest) -> None:
         """Add what of a harvest lies in the spans."""
         written = intersection(harvest.written, self.spans)
-        self.written.add(written)
-        self.assumed.add(intersection(harvest.assumed, self.spans))
+        self._written.add(written)
+        self._assumed.add(intersection(harvest.assumed, self.spans))
         if len(written) and not harvest.exact:
-            self.exact = False
+            self._exact = False
 
     def take(self) -> Harvest:
-        """All that is owed; the account is empty afterwards."""
-        owed = Harvest(self.written.runs(), self.assumed.runs(), self.exact)
-        self.written.clear()
-        self.assumed.clear()
-        self.exact = True
+        """All that is owed, which then stands in ``handed``; the account is empty afterwards."""
+        owed = Harvest(self._written.runs(), self._assumed.runs(), self._exact)
+        thread, written, assumed = threading.get_ident(), PageSet(self.spans), PageSet(self.spans)
+        # Plain stores, between which no signal handler runs: the pages are in one place at every moment.
+        self.handed[thread] = owed
+        self._written = written
+        self._assumed = assumed
+        self._exact = True
         return owed
+
+    def take_back(self) -> None:
+        """Enter again what a collect of this thread, or of one that has ended, took out and did not deliver."""
+        running = sys._current_frames()
+        for thread in list(self.handed):
+            if thread == threading.get_ident() or thread not in running:
+                self.enter(self.handed[thread])
+                del self.handed[thread]
 
 
 class Ledger:
-    """A backend and the accounts that it serves. Every method may be called from any thread."""
+    """A backend and the accounts that it serves."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self._lock = threading.RLock()
         self._pid = os.getpid()
         self._accounts: list[Account] = []
         self._wanted = no_runs()
@@ -80,6 +105,11 @@ class Ledger:
 
     # ---- accounts --------------------------------------------------------------------------------
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is owed anything any more."""
+        return not self._accounts
+
     def open_account(self, spans: Runs) -> Account:
         """Start to owe a consumer what is written in these page runs from now on.
 
@@ -87,33 +117,30 @@ class Ledger:
             RangeRefusedError: The backend cannot track them; nothing has changed.
             OSError: A call failed; nothing has changed.
         """
-        with self._lock:
-            self._check_process()
-            self._harvest(intersection(spans, self._wanted))
-            self._adjust(union(self._wanted, spans))
-            account = Account(spans)
-            self._accounts.append(account)
-            return account
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody is owed anything any more."""
-        return not self._accounts
+        self._check_process()
+        if self._accounts:
+            self._harvest(spans)
+        self._adjust(union(self._wanted, spans))
+        account = Account(spans)
+        self._accounts.append(account)
+        return account
 
     def close_account(self, account: Account) -> None:
-        """Owe nothing any more. With the last account the backend is closed."""
-        with self._lock:
-            if account in self._accounts:
-                self._accounts.remove(account)
-            if self._is_forked():
-                self.backend.abandon()
-            elif not self._accounts:
-                self.backend.close()
-            else:
+        """Owe nothing any more; with the last account the backend is closed. Repeated, it goes on where it stopped."""
+        if account in self._accounts:
+            self._accounts.remove(account)
+        if self._is_forked():
+            self.backend.abandon()
+        elif not self._accounts:
+            self._wanted = no_runs()
+            self.backend.close()
+        else:
+            # What cannot be let go of now stays tracked, for nobody, until the backend is closed.
+            with contextlib.suppress(OSError, RangeRefusedError):
                 self._adjust(functools.reduce(union, (other.spans for other in self._accounts)))
 
     def _adjust(self, wanted: Runs) -> None:
-        if wanted.shape == self._wanted.shape and (wanted == self._wanted).all():
+        if np.array_equal(wanted, self._wanted):
             return
         self._in_flight = self._wanted
         try:
@@ -121,69 +148,74 @@ class Ledger:
         except RangeRefusedError:
             self._in_flight = None
             raise
-        self._in_flight = None
         self._wanted = wanted
+        self._in_flight = None
 
     # ---- collecting ------------------------------------------------------------------------------
 
     def collect(self, account: Account) -> Harvest:
-        """Harvest what an account covers and hand it all that it is owed.
+        """Harvest what an account covers and hand over all that it is owed.
+
+        The caller deletes ``account.handed[thread]`` as the last thing that it does.
 
         Raises:
             TrackingLostError: This is a forked child.
-            TrackerClosedError: The account is closed, perhaps by another thread just now.
+            TrackerClosedError: The account is closed.
             OSError: A call failed. Nothing is lost: the next collect reports what this one would have.
         """
-        with self._lock:
-            self._check_account(account)
-            self._settle()
-            units = self.backend.units(account.spans)
-            if len(units) == 1 and self._accounts == [account] and account.is_empty:
-                return self._hand_over(units[0], account)
-            self._harvest(account.spans)
-            self._tell()
-            return account.take()
+        self._check_account(account)
+        self._settle()
+        if account.handed:
+            account.take_back()
+        units = self.backend.units(account.spans)
+        if len(units) == 1 and self._accounts == [account] and account.is_empty:
+            return self._hand_over(units[0], account)
+        self._harvest(account.spans)
+        self._tell()
+        return account.take()
 
     def _hand_over(self, unit: Runs, account: Account) -> Harvest:
-        """The common case, one range and one taker: straight from the backend, past the account."""
+        """The common case, one unit and one taker: straight from the backend, past the account."""
         self._in_flight = unit
         harvest = self.backend.harvest(unit)
-        if harvest.notices:
+        if harvest.notices or not _covers(unit, account.spans):
             self._enter(harvest)
+            account.enter(Harvest(assumed=difference(account.spans, unit), exact=False))
             self._in_flight = None
             self._tell()
             return account.take()
-        owed = Harvest(
-            intersection(harvest.written, account.spans),
-            intersection(harvest.assumed, account.spans),
-            harvest.exact or not len(harvest.written),
+        owed = _frozen(
+            Harvest(
+                intersection(harvest.written, account.spans),
+                intersection(harvest.assumed, account.spans),
+                harvest.exact or not len(harvest.written),
+            )
         )
+        thread = threading.get_ident()
+        account.handed[thread] = owed
         self._in_flight = None
         return owed
 
     def has_written(self, account: Account) -> bool:
         """Whether a collect would report anything."""
-        with self._lock:
-            self._check_account(account)
-            self._settle()
-            return not account.is_empty or self.backend.has_written(account.spans)
-
-    def give_back(self, account: Account, harvest: Harvest) -> None:
-        """Owe again what was collected. For an account that is closed this does nothing that matters."""
-        with self._lock:
-            account.enter(harvest)
-
-    def nbytes(self, account: Account) -> int:
-        """Memory that an account holds, in bytes."""
-        with self._lock:
-            return account.written.nbytes + account.assumed.nbytes
+        self._check_account(account)
+        self._settle()
+        if not account.is_empty:
+            return True
+        units = self.backend.units(account.spans)
+        covered = units[0] if len(units) == 1 else normalise(np.concatenate([no_runs(), *units]))
+        return not _covers(covered, account.spans) or self.backend.has_written(account.spans)
 
     def _harvest(self, spans: Runs) -> None:
+        """Enter what was written in some spans, and as assumed what the backend turns out not to track."""
         self._settle()
+        uncovered = spans
         for unit in self.backend.units(spans) if len(spans) else ():
             self._in_flight = unit
             self._enter(self.backend.harvest(unit))
             self._in_flight = None
+            uncovered = difference(uncovered, unit)
+        self._enter(Harvest(assumed=intersection(uncovered, self._wanted), exact=False))
 
     def _settle(self) -> None:
         """Enter what an interrupted harvest left behind."""
@@ -192,6 +224,7 @@ class Ledger:
             self._in_flight = None
 
     def _enter(self, harvest: Harvest) -> None:
+        _frozen(harvest)
         for account in self._accounts:
             account.enter(harvest)
         self._notices += harvest.notices
@@ -200,7 +233,7 @@ class Ledger:
         """Warn. Comes before anything is taken: a warning that is made an error costs nothing."""
         notices, self._notices = self._notices, []
         for notice in notices:
-            warnings.warn(notice, TrackingLostWarning, stacklevel=5)
+            warnings.warn(notice, TrackingLostWarning, stacklevel=6)
 
     # ---- fork ------------------------------------------------------------------------------------
 
@@ -219,31 +252,27 @@ class Ledger:
         if account not in self._accounts:
             raise TrackerClosedError("this consumer, or its tracker, is closed; make a new one")
 
-    def abandon(self) -> None:
-        """In a forked child: close what was inherited. The lock may be held by a thread that is not here."""
-        self._lock = threading.RLock()
-        self.backend.abandon()
+
+def _covers(unit: Runs, spans: Runs) -> bool:
+    """Whether all spans lie in a unit; quick for the usual one run in one run."""
+    if len(unit) == 1 and len(spans):
+        return len(clip(spans, int(unit[0, 0]), int(unit[0, 1]))) == len(spans) and bool(
+            unit[0, 0] <= spans[0, 0] and spans[-1, 1] <= unit[0, 1]
+        )
+    return not len(difference(spans, unit))
 
 
-_ledgers: Final[weakref.WeakSet[Ledger]] = weakref.WeakSet()
-
-
-def _abandon_all() -> None:
-    for ledger in list(_ledgers):
-        ledger.abandon()
-    _shelf.clear()
-    _forget_lock()
+def _frozen(harvest: Harvest) -> Harvest:
+    """The same, its arrays read-only: they are shared by accounts and users."""
+    harvest.written.flags.writeable = False
+    harvest.assumed.flags.writeable = False
+    return harvest
 
 
 # ---- one ledger per backend ----------------------------------------------------------------------
 
 _shelf: Final[dict[tuple[int, str], Ledger]] = {}
-_shelf_lock = threading.RLock()
-
-
-def _forget_lock() -> None:
-    global _shelf_lock  # noqa: PLW0603  # the old one may be held for ever in a forked child
-    _shelf_lock = threading.RLock()
+_ledgers: Final[weakref.WeakSet[Ledger]] = weakref.WeakSet()
 
 
 def open_account(
@@ -256,28 +285,32 @@ def open_account(
         make_backend: Called when there is no ledger yet.
         spans: Page runs of the account.
     """
-    with _shelf_lock:
-        ledger = _shelf.get(key)
-        if ledger is None:
-            ledger = Ledger(make_backend())
-        try:
-            account = ledger.open_account(spans)
-        except BaseException:
-            if key not in _shelf:
-                ledger.backend.close()
-            raise
+    ledger = _shelf.get(key)
+    if ledger is None:
+        ledger = Ledger(make_backend())
+    try:
+        account = ledger.open_account(spans)
         _shelf[key] = ledger
-        return ledger, account
+    except BaseException:
+        if ledger.is_idle:
+            ledger.backend.close()
+        raise
+    return ledger, account
 
 
 def close_account(key: tuple[int, str], ledger: Ledger, account: Account) -> None:
-    """Close an account; the ledger of the last one goes with it."""
-    with _shelf_lock:
-        try:
-            ledger.close_account(account)
-        finally:
-            if ledger.is_idle and _shelf.get(key) is ledger:
-                del _shelf[key]
+    """Close an account; the ledger of the last one goes with it, off the shelf before it is closed."""
+    is_last = not ledger._accounts or ledger._accounts == [account]
+    if is_last and _shelf.get(key) is ledger:
+        del _shelf[key]
+    ledger.close_account(account)
+
+
+def _abandon_all() -> None:
+    """In a forked child: close what was inherited, touch nothing else."""
+    for ledger in list(_ledgers):
+        ledger.backend.abandon()
+    _shelf.clear()
 
 
 if hasattr(os, "register_at_fork"):
