@@ -71,7 +71,8 @@ class UffdWp:
         except BaseException:
             self._uffd.close()
             raise
-        self._ranges = no_runs()  # registered and protected at least once
+        self._wanted = no_runs()
+        self._ranges = no_runs()  # registered and protected at least once; the wanted pages and more
         self._lost = no_runs()  # of these, what is not registered any more
         self._granules: dict[tuple[int, int], int] = {}  # hugetlb VMAs met: page run -> pages of a huge page
         self._hot = HotChunks(calls.huge_page_size // calls.page_size)
@@ -82,12 +83,16 @@ class UffdWp:
     def adjust(self, wanted: Runs) -> None:
         """Register what is new and protect it; unregister what is not wanted any more."""
         closed = close_gaps(wanted, self._calls)
+        before = self._ranges
         try:
             self._adjust(closed)
         except RangeRefusedError:
             if closed is wanted:
                 raise
             self._adjust(wanted)  # perhaps only a gap was refused: memory that somebody else has registered
+        for run in intersection(difference(wanted, self._wanted), before).tolist():
+            self._start_clean(*run)
+        self._wanted = wanted
 
     def _adjust(self, wanted: Runs) -> None:
         target = round_to_granules(wanted, self._granules)
@@ -122,6 +127,12 @@ class UffdWp:
         except BaseException:
             self._remove([(first, last)])
             raise
+
+    def _start_clean(self, first: int, last: int) -> None:
+        """Protect what was a gap, registered but wanted by nobody: what was written to it before is no news."""
+        if not self._is_coarse(np.array([[first, last]], np.int64)):
+            with contextlib.suppress(OSError):  # lost meanwhile: the harvest says so
+                self._uffd.write_protect(first * self._page_size, (last - first) * self._page_size)
 
     def _split_huge_pages(self, start: int, length: int) -> None:
         """Protecting part of a huge page splits it; what is not protected yet cannot be collapsed again."""
