@@ -22,8 +22,8 @@ def rows_in(buffer: TrackedBuffer, byte_runs: Runs) -> Runs:
         byte_runs: (n, 2) addresses in bytes.
 
     Returns:
-        (m, 2) half-open runs of row numbers, ascending and disjoint. Exact for buffers whose elements
-        do not overlap; otherwise (broadcast or overlapping strides) perhaps more rows, never fewer.
+        (m, 2) half-open runs of row numbers, ascending and disjoint. Exact where rows do not overlap and a row
+        has no gaps; a byte in a gap of a row (views that step inside it) counts as the row's. Never fewer rows.
     """
     if buffer.is_empty or not len(byte_runs):
         return no_runs()
@@ -34,7 +34,8 @@ def rows_in(buffer: TrackedBuffer, byte_runs: Runs) -> Runs:
         if strides[axis] < 0:
             runs = runs - (shape[axis] - 1) * strides[axis]
     axes = [(n, abs(step)) for n, step in zip(shape[1:], strides[1:], strict=True) if n > 1]
-    return _rows(runs, shape[0], strides[0], axes, buffer.itemsize)
+    stride = strides[0] if shape[0] > 1 else 0  # of a single row it says nothing
+    return _rows(runs, shape[0], stride, axes, buffer.itemsize)
 
 
 def _rows(runs: Runs, n_rows: int, stride: int, axes: list[tuple[int, int]], itemsize: int) -> Runs:
