@@ -246,28 +246,39 @@ def test_a_set_prints_what_it_holds() -> None:
 # ---- transaction ---------------------------------------------------------------------------------
 
 
-def test_a_block_that_raises_gives_the_pages_back_once() -> None:
-    given_back: list[ww.DirtySet] = []
-    dirty = dirty_set({1}, give_back=given_back.append)
+class Owner:
+    """Whoever pages are given back to."""
+
+    def __init__(self) -> None:
+        self.n_times = 0
+
+    def __call__(self) -> None:
+        self.n_times += 1
+
+
+@pytest.fixture
+def owner() -> Owner:
+    return Owner()
+
+
+def test_a_block_that_raises_gives_the_pages_back_once(owner: Owner) -> None:
+    dirty = dirty_set({1}, give_back=owner)
     with pytest.raises(RuntimeError, match="disk full"), dirty:
         raise RuntimeError("disk full")
     dirty.give_back()
-    assert given_back == [dirty]
+    assert owner.n_times == 1
 
 
-def test_a_block_that_ends_well_keeps_the_pages() -> None:
-    given_back: list[ww.DirtySet] = []
-    with dirty_set({1}, give_back=given_back.append):
+def test_a_block_that_ends_well_keeps_the_pages(owner: Owner) -> None:
+    with dirty_set({1}, give_back=owner):
         pass
-    assert not given_back
+    assert owner.n_times == 0
 
 
-def test_interrupting_a_block_gives_the_pages_back() -> None:
-    given_back: list[ww.DirtySet] = []
-    dirty = dirty_set({1}, give_back=given_back.append)
-    with pytest.raises(KeyboardInterrupt), dirty:
+def test_interrupting_a_block_gives_the_pages_back(owner: Owner) -> None:
+    with pytest.raises(KeyboardInterrupt), dirty_set({1}, give_back=owner):
         raise KeyboardInterrupt
-    assert given_back == [dirty]
+    assert owner.n_times == 1
 
 
 def test_a_set_that_no_consumer_made_has_nobody_to_give_back_to() -> None:

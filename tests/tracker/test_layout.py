@@ -143,6 +143,11 @@ def test_a_gap_between_rows_belongs_to_no_row() -> None:
     assert not len(rows_in(of, np.array([[ADDRESS + 4, ADDRESS + 8]])))
 
 
+def test_a_gap_of_a_single_row_belongs_to_it_no_more_than_elsewhere() -> None:
+    of = buffer((1, 2, 2), (5, 1, 5))
+    assert not len(rows_in(of, np.array([[ADDRESS + 3, ADDRESS + 5]])))
+
+
 def test_a_buffer_without_axes_is_one_row() -> None:
     assert rows_in(buffer((), (), 8), np.array([[ADDRESS + 7, ADDRESS + 9]])).tolist() == [[0, 1]]
 
