@@ -164,6 +164,12 @@ def test_at_least_one_message() -> None:
 
 
 @pytest.mark.kernel("userfaultfd")
+def test_waiting_for_less_than_nothing_is_misuse() -> None:
+    with Userfaultfd() as uffd, pytest.raises(UsageError, match="timeout is -1 seconds; give None"):
+        uffd.poll(-1)
+
+
+@pytest.mark.kernel("userfaultfd")
 def test_polling_a_blocking_one_is_misuse() -> None:
     with Userfaultfd(nonblocking=False) as uffd, pytest.raises(UsageError, match="nonblocking=True"):
         uffd.poll(0)

@@ -32,6 +32,10 @@ PRINT = (
 )
 
 
+# A child that shall see the kernel as it is, whatever these tests run with.
+SEEING = os.environ | {"WRITEWATCH_HIDE": ""}
+
+
 def printed(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """The capabilities that a child saw."""
     assert done.returncode == 0, done.stderr
@@ -87,6 +91,7 @@ def test_the_answer_is_kept_until_a_fresh_one_is_asked_for() -> None:
 
 
 def test_the_switch_gets_an_answer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WRITEWATCH_HIDE", raising=False)
     plain = capabilities()
     monkeypatch.setenv("WRITEWATCH_HIDE", "pagemap")
     assert not capabilities().works("pagemap")
@@ -108,12 +113,12 @@ def test_it_leaves_no_descriptor_mapping_thread_or_child(
 ) -> None:
     capabilities(refresh=True)
     before = descriptors(), threading.active_count(), len(calls.vmas(None))
-    for _ in range(5):
+    for _ in range(20):
         capabilities(refresh=True)
     after = descriptors(), threading.active_count(), len(calls.vmas(None))
     assert after[:2] == before[:2]
-    # The allocator of Python may map an arena of its own meanwhile; five leaks would be more.
-    assert after[2] - before[2] < 4
+    # The allocator of Python maps an arena now and then; a leak in each of twenty would be more.
+    assert after[2] - before[2] < 20
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -280,7 +285,7 @@ needs_filters = pytest.mark.skipif(not seccomp.is_available(), reason="no system
 @pytest.mark.kernel("userfaultfd")
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS], ids=["EPERM", "ENOSYS"])
 def test_under_a_filter_it_is_the_filters_doing(number: int) -> None:
-    found = printed(seccomp.run_under_seccomp(number, [sys.executable, "-c", PRINT]))
+    found = printed(seccomp.run_under_seccomp(number, [sys.executable, "-c", PRINT], env=SEEING))
     assert not found["userfaultfd"]["works"]
     assert found["userfaultfd"]["reason"] == "seccomp"
     assert os.strerror(number) in found["userfaultfd"]["detail"]
@@ -291,7 +296,9 @@ def test_under_a_filter_it_is_the_filters_doing(number: int) -> None:
 @needs_filters
 @pytest.mark.kernel("userfaultfd", "dev_userfaultfd")
 def test_under_a_filter_the_device_still_serves() -> None:
-    found = printed(seccomp.run_under_seccomp(errno.EPERM, [sys.executable, "-c", PRINT], device=False))
+    found = printed(
+        seccomp.run_under_seccomp(errno.EPERM, [sys.executable, "-c", PRINT], device=False, env=SEEING)
+    )
     assert found["userfaultfd"]["works"]
     assert "by /dev/userfaultfd" in found["userfaultfd"]["detail"]
     assert found["uffd_wp_sync"]["works"]
@@ -299,7 +306,7 @@ def test_under_a_filter_the_device_still_serves() -> None:
 
 @pytest.mark.kernel("uffd_wp_async")
 def test_without_any_privilege_tracking_works() -> None:
-    found = printed(seccomp.run_unprivileged([sys.executable, "-c", PRINT]))
+    found = printed(seccomp.run_unprivileged([sys.executable, "-c", PRINT], env=SEEING))
     assert found["userfaultfd"]["works"]
     assert found["uffd_wp_async"]["works"]
     assert found["uffd_wp_sync"]["works"]
@@ -311,7 +318,8 @@ def test_without_any_privilege_tracking_works() -> None:
 def test_a_process_that_changed_its_user_may_not_read_its_own_pagemap() -> None:
     # Once before, because nobody may not be allowed to read what it imports.
     code = f"import os; {PRINT}; os.setgid(65534); os.setuid(65534); {PRINT}"
-    found = printed(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True))
+    command = [sys.executable, "-c", code]
+    found = printed(subprocess.run(command, capture_output=True, text=True, env=SEEING))
     assert found["pagemap"]["reason"] == "permission"
     assert "PR_SET_DUMPABLE" in found["pagemap"]["mend"]
     assert found["kernel_faults"]["reason"] in ("", "sysctl")
@@ -332,7 +340,7 @@ found = capabilities()
 for fd in held: os.close(fd)
 assert found["userfaultfd"].reason == found["pagemap"].reason == "limit", found
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=SEEING)
     assert done.returncode == 0, done.stderr
 
 

@@ -162,7 +162,7 @@ def test_addresses_are_not_rounded_from_floats(fake: Userfaultfd) -> None:
 # ---- write_protect -------------------------------------------------------------------------------
 
 
-@pytest.mark.kernel("userfaultfd")
+@pytest.mark.kernel("userfaultfd", "pagemap")
 def test_protect_and_unprotect_are_seen_in_the_page_table(
     calls: KernelCalls, memory: Memory, page: int
 ) -> None:

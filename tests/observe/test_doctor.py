@@ -152,7 +152,8 @@ def test_the_command_prints_a_table() -> None:
     assert done.stdout.count('picked by backend="auto"') == 1
 
 
-def test_the_command_prints_what_the_probe_found() -> None:
+def test_the_command_prints_what_the_probe_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WRITEWATCH_HIDE", raising=False)
     assert values()["capabilities"] == capabilities().as_dict()["capabilities"]
 
 

@@ -165,8 +165,11 @@ class Userfaultfd(Resolving):
             False when the time ran out.
 
         Raises:
-            UsageError: The descriptor is blocking: Linux then answers POLLERR whatever there is to read.
+            UsageError: The descriptor is blocking: Linux then answers POLLERR whatever there is to read. Or the
+                timeout is negative.
         """
+        if timeout is not None and timeout < 0:
+            raise UsageError(f"timeout is {timeout} seconds; give None to wait for ever")
         timeout_ms = -1 if timeout is None else math.ceil(timeout * 1000)
         answer = self._calls.poll(self.fileno(), timeout_ms)
         if answer & select.POLLERR:
@@ -174,7 +177,7 @@ class Userfaultfd(Resolving):
         return bool(answer & select.POLLIN)
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Messages as they come, for asyncio; ends when the descriptor is closed.
+        """Messages as they come, for asyncio; ends when the descriptor is closed (in the loop's thread).
 
         One is taken from Linux at a time, so that none is lost when the loop is left or the task cancelled:
         an untaken fault waits for the next reader, a lost one would block its thread for ever.
