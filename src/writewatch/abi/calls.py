@@ -202,6 +202,10 @@ class KernelCalls(Protocol):
         """Write memory as the processor does; an invalid address ends a real process (SIGSEGV)."""
         ...
 
+    def peek(self, addr: int, length: int) -> bytes:
+        """Read memory without ever a signal: as many bytes as can be read from the start, perhaps none."""
+        ...
+
     def copy_from_user(self, addr: int, length: int) -> bytes:
         """Read memory the way a system call does: an invalid address is EFAULT."""
         ...

@@ -29,6 +29,12 @@ def _declare(name: str, restype: Any, *argtypes: Any) -> Any:
     return function
 
 
+class Iovec(ctypes.Structure):
+    """``struct iovec``."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
+
+
 class _Missing:
     """A function that the C library of this system does not have (not Linux)."""
 
@@ -50,6 +56,16 @@ mprotect = _declare("mprotect", ctypes.c_int, _pointer, _size, ctypes.c_int)
 mremap = _declare("mremap", _pointer, _pointer, _size, _size, ctypes.c_int, _pointer)
 madvise = _declare("madvise", ctypes.c_int, _pointer, _size, ctypes.c_int)
 msync = _declare("msync", ctypes.c_int, _pointer, _size, ctypes.c_int)
+process_vm_readv = _declare(
+    "process_vm_readv",
+    ctypes.c_ssize_t,
+    ctypes.c_int,
+    _pointer,
+    ctypes.c_ulong,
+    _pointer,
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
 read = _declare("read", ctypes.c_ssize_t, ctypes.c_int, _pointer, _size)
 write = _declare("write", ctypes.c_ssize_t, ctypes.c_int, _pointer, _size)
 fallocate = _declare(

@@ -6,28 +6,28 @@ each with its own position: what one has collected is still news to the others.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import numpy as np
 
 from writewatch.abi.calls import KernelCalls
 from writewatch.errors import TrackerClosedError, UsageError
 from writewatch.kernel.default import default_calls
-from writewatch.pages import AddrRange, Runs, as_runs, normalise, total, union
+from writewatch.pages import AddrRange, Runs, as_runs, difference, normalise, total, union
 from writewatch.tracker import ledger as ledgers
 from writewatch.tracker.backend import Harvest
 from writewatch.tracker.blindness import BlindSpots
 from writewatch.tracker.buffers import TrackedBuffer, resolve
 from writewatch.tracker.dirty import DirtySet
+from writewatch.tracker.gate import GATE
 from writewatch.tracker.select import Chosen, open_best
 from writewatch.tracker.translate import translate
 
@@ -92,15 +92,20 @@ class Consumer:
             TrackingLostError: This is a forked child of the process that made the tracker.
             OSError: The kernel refused; the next collect reports what this one would have.
         """
-        return self._tracker._collect(self._position)
+        handed, thread = self._position.account.handed, threading.get_ident()
+        dirty = GATE.run(self._tracker._collect, self._position)
+        # Last, and no call follows it: an exception of a signal handler before this leaves the pages with us.
+        del handed[thread]
+        return dirty
 
     def is_clean(self) -> bool:
         """Whether ``collect()`` would report nothing. Stops at the first written page, changes nothing."""
-        return self._tracker._is_clean(self._position)
+        return GATE.run(self._tracker._is_clean, self._position)
 
     def close(self) -> None:
         """Stop consuming; a later ``consumer()`` of the same name starts anew. A second call does nothing."""
-        self._tracker._close_consumer(self.name, self._position)
+        close = functools.partial(self._tracker._close_consumer, self.name, self._position)
+        GATE.run_or_put_off(close)
 
     def __enter__(self) -> Self:
         return self
@@ -114,8 +119,33 @@ class Consumer:
         return f"<Consumer {self.name!r} at epoch {self.epoch} of {self._tracker!r}>"
 
 
+class Holdings:
+    """What a tracker has to give back: accounts, a descriptor, exported buffers. Nothing here holds the tracker."""
+
+    def __init__(self, chosen: Chosen, buffers: Sequence[TrackedBuffer], blind: BlindSpots) -> None:
+        self.is_open = True
+        self.chosen = chosen
+        self.main = Position(chosen.account)
+        self.named: dict[str, Position] = {}
+        self.blind = blind
+        self._buffers = buffers
+
+    def positions(self) -> list[Position]:
+        """Of all consumers, the tracker's own first."""
+        return [self.main, *self.named.values()]
+
+    def shut(self) -> None:
+        """Give everything back. Interrupted, it goes on where it stopped when it is called again."""
+        self.is_open = False
+        for position in self.positions():
+            self.chosen.close(position.account)
+        self.blind.close()
+        for buffer in self._buffers:
+            buffer.release()
+
+
 class Tracker:
-    """Tells which pages of its buffers were written. Made by ``track``; every method is thread-safe.
+    """Tells which pages of its buffers were written. Made by ``track``; any thread may use it.
 
     It keeps the buffers alive, and those that export their memory (``bytearray``, ``mmap``) from being resized
     or closed, until it is closed. Close it, or use it in a ``with`` statement; a tracker that is dropped
@@ -128,41 +158,41 @@ class Tracker:
         pinned: Sequence[TrackedBuffer],
         backend: str,
         calls: KernelCalls,
-        stacklevel: int,
     ) -> None:
-        self._buffers = buffers
+        self._n_buffers = len(buffers)
         self._page_size = calls.page_size
         self._bytes = as_runs(buffer.span for buffer in buffers)
         self._pages = _pages_of(buffers, calls.page_size)
         self._pinned = _pages_of(pinned, calls.page_size)
-        self._lock = threading.Lock()
-        self._named: dict[str, Position] = {}
         self._handles: weakref.WeakValueDictionary[str, Consumer] = weakref.WeakValueDictionary()
         self._collects = 0, 0, 0  # how many, ns of the last, ns of all
         self._blind = BlindSpots(calls, [b.span for b in buffers], total(self._pinned) * calls.page_size)
         try:
-            self._blind.warn_of_files(stacklevel)
-            self._blind.check(stacklevel)
+            self._blind.warn_of_others(stacklevel=4)
+            self._blind.check(stacklevel=4)
             self._chosen = open_best(backend, calls, self._pages)
         except BaseException:
             self._blind.close()
             raise
-        self._main = Position(self._chosen.account)
-        # Holds nothing that holds the tracker, so that one that is dropped is closed.
-        self._finalizer = weakref.finalize(
-            self, _shut, self._chosen, self._main, self._named, buffers, self._blind
-        )
+        self._holdings = Holdings(self._chosen, buffers, self._blind)
+        self._main, self._named = self._holdings.main, self._holdings.named
+        shut = functools.partial(GATE.run_or_put_off, self._holdings.shut, waits=False)
+        self._finalizer = weakref.finalize(self, shut)
         _trackers.add(self)
 
     # ---- collecting ------------------------------------------------------------------------------
 
     def collect(self) -> DirtySet:
         """Pages written since the last collect, or since ``track``: ``Consumer.collect`` of the tracker's own."""
-        return self._collect(self._main)
+        handed, thread = self._main.account.handed, threading.get_ident()
+        dirty = GATE.run(self._collect, self._main)
+        # Last, and no call follows it: an exception of a signal handler before this leaves the pages with us.
+        del handed[thread]
+        return dirty
 
     def is_clean(self) -> bool:
         """Whether ``collect()`` would report nothing. Stops at the first written page, changes nothing."""
-        return self._is_clean(self._main)
+        return GATE.run(self._is_clean, self._main)
 
     def consumer(self, name: str) -> Consumer:
         """The consumer of this name; made now, with nothing to report yet, when there is none.
@@ -170,19 +200,22 @@ class Tracker:
         Raises:
             TrackerClosedError: The tracker is closed.
         """
-        with self._lock:
-            self._check_open()
-            if name not in self._named:
-                try:
-                    self._named[name] = Position(self._chosen.ledger.open_account(self._pages))
-                except OSError as error:
-                    raise translate(error, self.backend) from error
-            handle = self._handles.get(name)
-            if handle is None or handle._position is not self._named[name]:
-                handle = self._handles[name] = Consumer(self, name, self._named[name])
-            return handle
+        return GATE.run(self._consumer, name)
+
+    def _consumer(self, name: str) -> Consumer:
+        self._check_open()
+        if name not in self._named:
+            try:
+                self._named[name] = Position(self._chosen.ledger.open_account(self._pages))
+            except OSError as error:
+                raise translate(error, self.backend) from error
+        handle = self._handles.get(name)
+        if handle is None or handle._position is not self._named[name]:
+            handle = self._handles[name] = Consumer(self, name, self._named[name])
+        return handle
 
     def _collect(self, position: Position) -> DirtySet:
+        """A set whose pages still stand in ``position.account.handed``, for the caller to delete there."""
         self._check_open()
         self._blind.check(stacklevel=4)
         started = time.perf_counter_ns()
@@ -190,32 +223,21 @@ class Tracker:
             owed = self._chosen.ledger.collect(position.account)
         except OSError as error:
             raise translate(error, self.backend) from error
-        # Without the tracker: a set that is kept does not keep the tracker and its buffers.
-        give_back = functools.partial(self._chosen.ledger.give_back, position.account, owed)
-        try:
-            return self._report(position, owed, give_back, started)
-        except BaseException:
-            give_back()
-            raise
-
-    def _report(
-        self, position: Position, owed: Harvest, give_back: Callable[[], None], started: int
-    ) -> DirtySet:
-        with self._lock:
-            dirty = DirtySet(
-                owed.written,
-                union(owed.assumed, self._pinned),
-                page_size=self._page_size,
-                tracked=self._bytes,
-                epoch=position.epoch,
-                exact=owed.exact,
-                give_back=give_back,
-            )
-            elapsed = time.perf_counter_ns() - started
-            n_collects, _, total_ns = self._collects
-            self._collects = n_collects + 1, elapsed, total_ns + elapsed
-            position.epoch += 1
-            return dirty
+        dirty = DirtySet(
+            owed.written,
+            union(owed.assumed, self._pinned),
+            page_size=self._page_size,
+            tracked=self._bytes,
+            epoch=position.epoch,
+            exact=owed.exact,
+            # Without the tracker: a set that is kept does not keep the tracker and its buffers.
+            give_back=functools.partial(_give_back, position.account, owed),
+        )
+        elapsed = time.perf_counter_ns() - started
+        n_collects, _, total_ns = self._collects
+        self._collects = n_collects + 1, elapsed, total_ns + elapsed
+        position.epoch += 1
+        return dirty
 
     def _is_clean(self, position: Position) -> bool:
         self._check_open()
@@ -252,28 +274,26 @@ class Tracker:
     @property
     def closed(self) -> bool:
         """Whether the tracker was closed."""
-        return not self._finalizer.alive
+        return not self._holdings.is_open
 
     def statistics(self) -> Statistics:
         """What it has done so far; also of a tracker that is closed."""
-        with self._lock:
-            n_collects, last_ns, total_ns = self._collects
-            accounts = [position.account for position in (self._main, *self._named.values())]
-            return Statistics(
-                backend=self.backend,
-                reason=self.reason,
-                n_buffers=len(self._buffers),
-                tracked_bytes=total(self._pages) * self._page_size,
-                n_collects=n_collects,
-                last_collect_ns=last_ns,
-                total_collect_ns=total_ns,
-                pending_bytes=sum(self._chosen.ledger.nbytes(account) for account in accounts),
-                pinned_bytes=total(self._pinned) * self._page_size,
-            )
+        n_collects, last_ns, total_ns = self._collects
+        return Statistics(
+            backend=self.backend,
+            reason=self.reason,
+            n_buffers=self._n_buffers,
+            tracked_bytes=total(self._pages) * self._page_size,
+            n_collects=n_collects,
+            last_collect_ns=last_ns,
+            total_collect_ns=total_ns,
+            pending_bytes=sum(position.account.nbytes for position in self._holdings.positions()),
+            pinned_bytes=total(self._pinned) * self._page_size,
+        )
 
     def __repr__(self) -> str:
         size = total(self._pages) * self._page_size
-        what = f"{len(self._buffers)} buffer{'s' * (len(self._buffers) != 1)}, {size} bytes in pages"
+        what = f"{self._n_buffers} buffer{'s' * (self._n_buffers != 1)}, {size} bytes in pages"
         state = "closed" if self.closed else f"by {self.backend}, at epoch {self.epoch}"
         return f"<Tracker of {what}, {state}>"
 
@@ -281,7 +301,12 @@ class Tracker:
 
     def close(self) -> None:
         """Stop tracking and let go of the buffers. A second call does nothing."""
-        self._finalizer()
+        GATE.run_or_put_off(self._holdings.shut)
+        if self.closed:
+            self._finalizer.detach()
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a tracker belongs to its process; send the DirtySet, or make a tracker over there")
 
     def __enter__(self) -> Self:
         return self
@@ -292,10 +317,9 @@ class Tracker:
         self.close()
 
     def _close_consumer(self, name: str, position: Position) -> None:
-        with self._lock:
-            if self._named.get(name) is position and not self.closed:
-                del self._named[name]
-                self._chosen.close(position.account)
+        if self._named.get(name) is position and not self.closed:
+            self._chosen.close(position.account)
+            del self._named[name]
 
     def _check_open(self) -> None:
         if self.closed:
@@ -314,20 +338,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_parent=_tell_parents)
 
 
-def _shut(
-    chosen: Chosen,
-    main: Position,
-    named: dict[str, Position],
-    buffers: Sequence[TrackedBuffer],
-    blind: BlindSpots,
-) -> None:
-    """Close every account, then let the buffers go. Runs once, on close() or when the tracker is dropped."""
-    with contextlib.ExitStack() as last_things:  # each is done although another fails
-        for buffer in buffers:
-            last_things.callback(buffer.release)
-        last_things.callback(blind.close)
-        for position in (main, *named.values()):
-            last_things.callback(chosen.close, position.account)
+def _give_back(account: ledgers.Account, owed: Harvest) -> None:
+    GATE.run_or_put_off(functools.partial(account.enter, owed))
 
 
 def _pages_of(buffers: Iterable[TrackedBuffer], page_size: int) -> Runs:
@@ -368,7 +380,7 @@ def track(
         resolved += (resolve(buffer) for buffer in buffers)
         named = [resolve(buffer, writable=False) for buffer in pinned]
         _check_named(named, resolved, calls.page_size)
-        return Tracker(resolved, named, backend, calls, stacklevel=3)
+        return GATE.run(Tracker, resolved, named, backend, calls)
     except BaseException:
         for buffer in resolved:
             buffer.release()
@@ -388,4 +400,4 @@ def _check_named(named: Sequence[TrackedBuffer], tracked: Sequence[TrackedBuffer
 
 def _is_inside(span: AddrRange, pages: Runs, page_size: int) -> bool:
     run = np.array([[span.start, span.end]], np.int64) // page_size
-    return bool((union(pages, run) == pages).all()) if len(union(pages, run)) == len(pages) else False
+    return not len(difference(run, pages))

@@ -1,25 +1,53 @@
 """What no page table of ours records, found where it can be found, so that nobody is blind without knowing.
 
 Page tables are per process and are consulted by the processor alone. So three kinds of writers leave no trace: a
-device, or io_uring, that writes to memory **pinned** before; a store through **another mapping** of the same file or
-shared memory, in this process or another; and whatever changes the **file** underneath (write(2), truncate, a
-punched hole, another process). Nothing here guesses: it warns, once a tracker, and says what is not seen.
+device, or io_uring, that writes to pages that it holds **pinned**; a store through **another mapping** of the same
+file or shared memory, in this process or another; and whatever changes the **file** underneath (write(2), truncate,
+a punched hole, another process). Nothing here guesses: it warns, once a tracker, and says what is not seen.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from writewatch.abi.calls import KernelCalls, Vma
 from writewatch.errors import UnseenWritesWarning
+from writewatch.kernel.maps import parse_maps
 from writewatch.pages import AddrRange
 
 #: Looking at VmPin may take one part in so many of the time: it is put off for that many times what it took, which
 #: is less than a millisecond.
-_LOOK_SHARE = 32
-_ANONYMOUS_SHARED = "/dev/zero (deleted)"  # how the kernel names MAP_SHARED | MAP_ANONYMOUS
+_LOOK_SHARE: Final = 32
+#: Descriptors are looked through this often at most, in nanoseconds.
+_DESCRIPTORS_EVERY: Final = 1_000_000_000
+
+_ANONYMOUS_SHARED: Final = "/dev/zero (deleted)"  # how the kernel names MAP_SHARED | MAP_ANONYMOUS
+
+_PINNED: Final = (
+    "{} bytes of this process are pinned for a device or io_uring (VmPin): what is written to them by DMA is not "
+    "seen; name such ranges with track(…, pinned=…) to have them always reported"
+)
+_DIRECT: Final = (
+    "descriptor {} can read into memory past the processor ({}): a read into tracked memory that is still under way "
+    "during a collect is not seen; let it end first, or name its buffers with track(…, pinned=…)"
+)
+_FORKED: Final = (
+    "a child shares tracked memory (MAP_SHARED) since this process forked: what it writes there "
+    "is not seen here"
+)
+_FILES: Final = (
+    "{}: only stores of this process through the tracked mapping are seen; writes by other processes, through "
+    "other mappings, by write(2), truncate or a punched hole are not"
+)
+_RELATIVES: Final = (
+    "process {} shares tracked memory (MAP_SHARED): what it writes there is not seen here; memory that nobody shares "
+    "is had from writewatch.allocate, or mmap with MAP_PRIVATE"
+)
 
 
 class BlindSpots:
@@ -40,48 +68,46 @@ class BlindSpots:
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._calls = calls
-        self._allowed_pinned = named_bytes
-        self._status = self._open_status()
         self._clock = clock
-        self._look_again = 0  # ns; not before
-        self._told_pinned = False
+        self._allowed_pinned = named_bytes
+        self._told: set[str] = set()
         self._forked = False
+        self._look_again = self._list_again = 0  # ns; not before
         vmas = _vmas_under(calls, spans)
         self._files = sorted({vma.name for vma in vmas if vma.is_file and vma.name != _ANONYMOUS_SHARED})
-        self._is_shared_with_children = any(vma.name == _ANONYMOUS_SHARED for vma in vmas)
+        self._shared = {(vma.device, vma.inode) for vma in vmas if vma.name == _ANONYMOUS_SHARED}
+        self._status = self._open_status()
 
-    def warn_of_files(self, stacklevel: int) -> None:
-        """Warn when tracked memory belongs to a file or to named shared memory."""
+    def warn_of_others(self, stacklevel: int) -> None:
+        """Warn when tracked memory belongs to a file, to named shared memory, or to a relative as well."""
         if self._files:
-            warnings.warn(
-                f"{', '.join(self._files)}: only stores of this process through the tracked mapping are seen; writes "
-                "by other processes, through other mappings, by write(2), truncate or a punched hole are not",
-                UnseenWritesWarning,
-                stacklevel=stacklevel + 1,
-            )
+            self._warn(_FILES, ", ".join(self._files), stacklevel=stacklevel + 1)
+        for pid in _relatives_that_map(self._shared) if self._shared else ():
+            self._warn(_RELATIVES, pid, stacklevel=stacklevel + 1)
+            break
 
     def after_fork(self) -> None:
         """A child now shares what was mapped shared; the next ``check`` says so."""
-        self._forked = self._is_shared_with_children
+        self._forked = bool(self._shared)
 
     def check(self, stacklevel: int) -> None:
-        """Warn of what has turned up since: pinned memory, children that share memory."""
+        """Warn of what has turned up since: children that share memory, pinned memory, ways past the processor."""
         if self._forked:
-            self._forked = self._is_shared_with_children = False
-            warnings.warn(
-                "this process forked, and the child shares tracked memory (MAP_SHARED): what the child writes to it "
-                "is not seen here",
-                UnseenWritesWarning,
-                stacklevel=stacklevel + 1,
-            )
-        if not self._told_pinned and (pinned := self._look_at_pinned()) > self._allowed_pinned:
-            self._told_pinned = True
-            warnings.warn(
-                f"{pinned} bytes of this process are pinned for a device or io_uring (VmPin): what is written to them "
-                "by DMA is not seen; name such ranges with track(…, pinned=…) to have them always reported",
-                UnseenWritesWarning,
-                stacklevel=stacklevel + 1,
-            )
+            self._forked = False
+            self._warn(_FORKED, stacklevel=stacklevel + 1)
+        now = self._clock()
+        if now < self._look_again or self._status < 0:
+            return
+        pinned = self._calls.read_pinned(self._status)
+        if pinned > self._allowed_pinned:
+            self._warn(_PINNED, pinned, stacklevel=stacklevel + 1)
+        if now >= self._list_again:
+            self._list_again = now + _DESCRIPTORS_EVERY
+            for fd, kind in _direct_descriptors():
+                self._warn(_DIRECT, fd, kind, stacklevel=stacklevel + 1)
+                break
+        after = self._clock()
+        self._look_again = after + _LOOK_SHARE * (after - now)
 
     def close(self) -> None:
         """Give back the descriptor. A second call does nothing."""
@@ -89,21 +115,17 @@ class BlindSpots:
         if status >= 0:
             self._calls.close(status)
 
+    def _warn(self, sentence: str, *facts: object, stacklevel: int) -> None:
+        """Once for each sentence."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            warnings.warn(sentence.format(*facts), UnseenWritesWarning, stacklevel=stacklevel + 1)
+
     def _open_status(self) -> int:
         try:
             return self._calls.open_status(None)
         except OSError:
             return -1  # no /proc here
-
-    def _look_at_pinned(self) -> int:
-        """Bytes pinned now; 0 when it was looked at so recently that looking again would cost too much."""
-        started = self._clock()
-        if self._status < 0 or started < self._look_again:
-            return 0
-        pinned = self._calls.read_pinned(self._status)
-        now = self._clock()
-        self._look_again = now + _LOOK_SHARE * (now - started)
-        return pinned
 
 
 def _vmas_under(calls: KernelCalls, spans: Sequence[AddrRange]) -> list[Vma]:
@@ -120,3 +142,37 @@ def _vmas_under(calls: KernelCalls, spans: Sequence[AddrRange]) -> list[Vma]:
         if at < len(ordered) and ordered[at].start < vma.end:
             found.append(vma)
     return found
+
+
+def _relatives_that_map(inodes: set[tuple[str, int]]) -> Iterator[int]:
+    """Processes with the same program that map one of these files of shmem.
+
+    Shared anonymous memory has no name: only a fork without exec hands it on, so only a process that runs the
+    same program can have it.
+    """
+    own = os.readlink("/proc/self/exe")
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            if pid != os.getpid() and os.readlink(f"/proc/{pid}/exe") == own:
+                with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
+                    if any((vma.device, vma.inode) in inodes for vma in parse_maps(file.readall())):
+                        yield pid
+        except OSError:
+            continue  # it has ended, or belongs to somebody else
+
+
+def _direct_descriptors() -> Iterator[tuple[int, str]]:
+    """Descriptors through which a device may write to memory by physical address, and what they are."""
+    for fd in (int(name) for name in os.listdir("/proc/self/fd")):
+        try:
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            if (
+                flags & os.O_DIRECT
+                and flags & os.O_ACCMODE != os.O_WRONLY
+                and os.path.isfile(f"/proc/self/fd/{fd}")
+            ):
+                yield fd, "opened with O_DIRECT"
+            elif os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[io_uring]":
+                yield fd, "an io_uring"
+        except OSError:
+            continue  # closed meanwhile: it was the listing's own

@@ -2,7 +2,8 @@
 
 It finds what changed, not what was written: a store of the same value does not count. A page is hashed at some
 moment of the harvest; a write that lands after that moment changes the digest for the next one, so writers may
-run on meanwhile. It reads all of the memory every time, at the speed of the hash.
+run on meanwhile. It reads all of the memory every time, at the speed of the hash, and reads it through
+the kernel: a page that cannot be read then counts as changed, where a load would end the process.
 
 The digest is 64 bits of BLAKE2b, or of XXH3 where the package ``xxhash`` is installed, which is ten times
 faster: two contents of one page are mistaken for each other once in 2**64 changes. Eight bytes a page are
@@ -55,46 +56,44 @@ class ContentHash:
 
     def adjust(self, wanted: Runs) -> None:
         """Hash what is new; keep the digests of what stays."""
-        before = self._digests
-        new = difference(wanted, before.pages)
-        if len(blind := self._unreadable_in(new)):
-            span = f"[{blind[0, 0] * self._page_size:#x}, {blind[0, 1] * self._page_size:#x})"
-            raise RangeRefusedError(f"{span} cannot be read, so it cannot be hashed", (self.name,))
-        self._digests = PageValues(wanted)
-        try:
-            for first, last, values in self._digests.parts(new):
-                values[:] = self._hash(first, last)
-        except BaseException:
-            self._digests = before
-            raise
+        before, after = self._digests, PageValues(wanted)
+        for first, last, values in after.parts(difference(wanted, before.pages)):
+            digests, is_read = self._hash(first, last)
+            if not is_read.all():
+                start, end = (first + runs_of_mask(~is_read)[0]) * self._page_size
+                raise RangeRefusedError(
+                    f"[{start:#x}, {end:#x}) cannot be read, so not be hashed", (self.name,)
+                )
+            values[:] = digests
         kept = intersection(wanted, before.pages)
-        for (_, _, old), (_, _, now) in zip(before.parts(kept), self._digests.parts(kept), strict=True):
+        for (_, _, old), (_, _, now) in zip(before.parts(kept), after.parts(kept), strict=True):
             now[:] = old
+        self._digests = after
 
     def units(self, spans: Runs) -> list[Runs]:
-        """All that was asked, in one part."""
-        return [spans] if len(spans) else []
+        """What is tracked of what was asked, in one part."""
+        tracked = intersection(spans, self._digests.pages)
+        return [tracked] if len(tracked) else []
 
     def harvest(self, unit: Runs) -> Harvest:
-        """Hash, compare, remember."""
-        blind = self._unreadable_in(unit)
-        changed = [no_runs()]
-        for first, last, digests in self._digests.parts(difference(unit, blind)):
-            fresh = self._hash(first, last)
-            changed.append(runs_of_mask(fresh != digests) + first)
-            digests[:] = fresh
-        return Harvest(normalise(np.concatenate(changed)), blind)
+        """Hash, compare, remember. What cannot be read is assumed changed."""
+        changed, blind = [no_runs()], [no_runs()]
+        for first, last, digests in self._digests.parts(unit):
+            fresh, is_read = self._hash(first, last)
+            changed.append(runs_of_mask((fresh != digests) & is_read) + first)
+            blind.append(runs_of_mask(~is_read) + first)
+            np.copyto(digests, fresh, where=is_read)
+        return Harvest(normalise(np.concatenate(changed)), normalise(np.concatenate(blind)))
 
     def has_written(self, spans: Runs) -> bool:
-        """Stops at the first block with a page that differs."""
+        """Stops at the first block with a page that differs, or cannot be read."""
         block = _BLOCK_BYTES // self._page_size or 1
-        if len(self._unreadable_in(spans)):
-            return True
-        return any(
-            (self._hash(at, min(at + block, last)) != digests[at - first : at - first + block]).any()
-            for first, last, digests in self._digests.parts(spans)
-            for at in range(first, last, block)
-        )
+        for first, last, digests in self._digests.parts(spans):
+            for at in range(first, last, block):
+                fresh, is_read = self._hash(at, min(at + block, last))
+                if not is_read.all() or (fresh != digests[at - first : at - first + block]).any():
+                    return True
+        return False
 
     def abandon(self) -> None:
         """Nothing was inherited but memory."""
@@ -103,23 +102,22 @@ class ContentHash:
         """Forget the digests."""
         self._digests = PageValues(no_runs())
 
-    def _hash(self, first: int, last: int) -> NDArray[np.uint64]:
-        """(last - first,) digests of a page run."""
+    def _hash(self, first: int, last: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """Digests of a page run, and which pages could be read."""
         size, digest = self._page_size, self._digest
+        is_read = np.ones(last - first, np.bool_)
         parts = []
         for at in range(first * size, last * size, _BLOCK_BYTES):
-            block = self._calls.load(at, min(_BLOCK_BYTES, last * size - at))
-            parts += [digest(block[i : i + size]) for i in range(0, len(block), size)]
-        return np.frombuffer(b"".join(parts), np.uint64)
+            length = min(_BLOCK_BYTES, last * size - at)
+            block = self._calls.peek(at, length)
+            if len(block) < length:
+                block = self._page_by_page(at, length, is_read[at // size - first :])
+            parts += [digest(block[i : i + size]) for i in range(0, length, size)]
+        return np.frombuffer(b"".join(parts), np.uint64), is_read
 
-    def _unreadable_in(self, unit: Runs) -> Runs:
-        """What of a unit has no readable mapping: reading it would end the process."""
-        try:
-            vmas = self._calls.vmas(None)
-        except OSError:
-            return no_runs()  # no /proc here: the buffers were mapped when they were handed in
-        runs = [
-            (vma.start // self._page_size, vma.end // self._page_size) for vma in vmas if vma.perms[0] == "r"
-        ]
-        readable = normalise(np.array(runs, np.int64).reshape(-1, 2))
-        return difference(unit, intersection(unit, readable))
+    def _page_by_page(self, start: int, length: int, is_read: NDArray[np.bool_]) -> bytes:
+        """A block with pages that cannot be read: zeros stand for those, and they are marked."""
+        size = self._page_size
+        pages = [self._calls.peek(start + i, size) for i in range(0, length, size)]
+        is_read[: len(pages)] = [len(page) == size for page in pages]
+        return b"".join(page.ljust(size, b"\0") for page in pages)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,6 +252,10 @@ class DirtySet:
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
             give_back()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in this process or another, is a value only: it gives nothing back."""
+        return {**self.__dict__, "_give_back": None}
 
     def __repr__(self) -> str:
         assumed = total(self._assumed)

@@ -178,8 +178,9 @@ class UffdSync:
         return RangeRefusedError(f"{span} {why}", (self.name,))
 
     def units(self, spans: Runs) -> list[Runs]:
-        """What was asked, in one part."""
-        return [spans] if len(spans) else []
+        """What is tracked of what was asked, in one part."""
+        tracked = intersection(spans, self._ranges)
+        return [tracked] if len(tracked) else []
 
     def harvest(self, unit: Runs) -> Harvest:
         """Read which pages are unprotected; protect exactly these again."""

@@ -42,6 +42,10 @@ from writewatch.tracker.ranges import close_gaps, huge_granules, mapped_runs, ro
 #: The documented hint that a page is not populated costs nothing more: WP_ASYNC implies it.
 _FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
 
+#: Ranges that are harvested as one unit. Each is a scan of its own; more at a time means that more is assumed
+#: written when a scan fails.
+_UNIT_RANGES: Final = 256
+
 _REFUSALS: Final = {
     errno.EBUSY: "is registered with another userfaultfd already; a mapping can have one, so close the other",
     errno.EINVAL: "is of a kind that Linux does not register (a special mapping, or none); use ordinary memory",
@@ -83,15 +87,12 @@ class UffdWp:
     def adjust(self, wanted: Runs) -> None:
         """Register what is new and protect it; unregister what is not wanted any more."""
         closed = close_gaps(wanted, self._calls)
-        before = self._ranges
         try:
             self._adjust(closed)
         except RangeRefusedError:
             if closed is wanted:
                 raise
             self._adjust(wanted)  # perhaps only a gap was refused: memory that somebody else has registered
-        for run in intersection(difference(wanted, self._wanted), before).tolist():
-            self._start_clean(*run)
         self._wanted = wanted
 
     def _adjust(self, wanted: Runs) -> None:
@@ -127,12 +128,6 @@ class UffdWp:
         except BaseException:
             self._remove([(first, last)])
             raise
-
-    def _start_clean(self, first: int, last: int) -> None:
-        """Protect what was a gap, registered but wanted by nobody: what was written to it before is no news."""
-        if not self._is_coarse(np.array([[first, last]], np.int64)):
-            with contextlib.suppress(OSError):  # lost meanwhile: the harvest says so
-                self._uffd.write_protect(first * self._page_size, (last - first) * self._page_size)
 
     def _split_huge_pages(self, start: int, length: int) -> None:
         """Protecting part of a huge page splits it; what is not protected yet cannot be collapsed again."""
@@ -182,20 +177,19 @@ class UffdWp:
     # ---- what was written ------------------------------------------------------------------------
 
     def units(self, spans: Runs) -> list[Runs]:
-        """One registered range is one unit."""
+        """Registered ranges that hold one of the spans, a few at a time."""
         touched = self._ranges
         if len(touched) > 1:
             low = np.searchsorted(spans[:, 1], touched[:, 0], side="right")
             high = np.searchsorted(spans[:, 0], touched[:, 1], side="left")
             touched = touched[low < high]
-        return [touched[i : i + 1] for i in range(len(touched))]
+        return [touched[at : at + _UNIT_RANGES] for at in range(0, len(touched), _UNIT_RANGES)]
 
     def harvest(self, unit: Runs) -> Harvest:
         """Scan and protect again, in one walk; hot chunks are left alone."""
         if len(self._lost) or self._hot.is_any:
             return self._harvest_with_exceptions(unit)
-        first, last = unit[0].tolist()
-        written, lost = self._scan(first, last, protect=True)
+        written, lost = self._scan_all(unit, protect=True)
         self._hot.learn(unit, written, no_runs())
         return self._answer(unit, written, lost)
 
@@ -206,20 +200,22 @@ class UffdWp:
     def _harvest_with_exceptions(self, unit: Runs) -> Harvest:
         """The same, where parts of the unit are lost, hot, or nearly hot."""
         lost = self._restore(intersection(self._lost, unit))
-        doubtful = self._hot.doubtful(unit)
         hot = difference(intersection(self._hot.hot, unit), lost)
-        seen = [self._scan(*run, protect=False)[0] for run in doubtful.tolist()]
-        left_hot = self._hot.stays_hot(normalise(np.concatenate(seen))) if seen else no_runs()
-        quiet = union(union(hot, left_hot), lost)
-        for run in difference(unit, quiet).tolist():
-            written, missing = self._scan(*run, protect=True)
-            seen.append(written)
-            lost = union(lost, missing)
-        written = seen[0] if len(seen) == 1 else normalise(np.concatenate(seen)) if seen else no_runs()
-        for run in self._hot.learn(unit, written, left_hot).tolist():
-            # Hot, so written in any case: this only protects it again, for the next harvest to look at.
-            written = union(written, self._scan(*run, protect=True)[0])
-        return self._answer(unit, written, union(hot, lost))
+        seen, _ = self._scan_all(self._hot.doubtful(unit), protect=False)
+        left_hot = self._hot.stays_hot(seen)
+        written, missing = self._scan_all(difference(unit, union(union(hot, left_hot), lost)), protect=True)
+        written = union(written, seen)
+        for first, last in self._hot.learn(unit, written, left_hot).tolist():
+            # Only to have them protected when the next harvest looks: what they hold now is assumed, or was seen.
+            self._scan(first, last, protect=True)
+        return self._answer(unit, written, union(hot, union(lost, missing)))
+
+    def _scan_all(self, runs: Runs, *, protect: bool) -> tuple[Runs, Runs]:
+        """``_scan`` of several runs, one after the other."""
+        if len(runs) == 1:
+            return self._scan(*runs[0].tolist(), protect=protect)
+        answers = [self._scan(first, last, protect=protect) for first, last in runs.tolist()]
+        return _joined([written for written, _ in answers]), _joined([lost for _, lost in answers])
 
     def _is_coarse(self, unit: Runs) -> bool:
         """Whether part of a unit is hugetlb, where one write makes a whole huge page written."""
@@ -227,10 +223,13 @@ class UffdWp:
 
     def has_written(self, spans: Runs) -> bool:
         """Stops at the first written page."""
-        for unit in self.units(spans):
-            if self._is_assumed(intersection(unit, spans)) or self._unit_has_written(unit, spans):
-                return True
-        return False
+        if self._is_assumed(spans):
+            return True
+        return any(
+            self._range_has_written(first, last, spans)
+            for unit in self.units(spans)
+            for first, last in unit.tolist()
+        )
 
     def _is_assumed(self, spans: Runs) -> bool:
         """Whether part of the spans would be reported whatever is seen."""
@@ -238,16 +237,15 @@ class UffdWp:
             return False
         return bool(len(intersection(union(self._hot.hot, self._lost), spans)))
 
-    def _unit_has_written(self, unit: Runs, spans: Runs) -> bool:
-        first, last = unit[0].tolist()
+    def _range_has_written(self, first: int, last: int, spans: Runs) -> bool:
         written, lost = self._scan(first, last, protect=False, max_pages=1)
-        if len(lost) or not len(written):
-            return bool(len(lost))
-        if len(intersection(written, spans)):
+        if not len(written) and not len(lost):
+            return False
+        if len(intersection(union(written, lost), spans)):
             return True
         # The first written page is a neighbour that shares the range: look at the wanted part alone.
-        wanted = intersection(unit, spans)
-        return any(len(self._scan(*run, protect=False, max_pages=1)[0]) for run in wanted.tolist())
+        answers = (self._scan(*run, protect=False, max_pages=1) for run in clip(spans, first, last).tolist())
+        return any(len(written) or len(lost) for written, lost in answers)
 
     def _scan(self, first: int, last: int, *, protect: bool, max_pages: int = 0) -> tuple[Runs, Runs]:
         """Written pages of a run, and what of it is not registered any more."""
@@ -270,7 +268,7 @@ class UffdWp:
     def _scan_pieces(self, first: int, last: int, protect: bool) -> tuple[Runs, Runs]:
         """The same, of a run that is not wholly registered: by VMA, so that each has its own answer."""
         pieces = mapped_runs(self._calls, first, last)
-        written = [no_runs()]
+        written: list[Runs] = []
         lost = [complement(normalise(pieces), first, last)]
         for piece in pieces.tolist():
             try:
@@ -278,29 +276,32 @@ class UffdWp:
             except PartialScanError as error:
                 written.append(self._pages(error.regions))
                 lost.append(np.array([piece], np.int64))
-        missing = normalise(np.concatenate(lost))
+        missing = _joined(lost)
         if protect:
-            self._restore(missing)
-        return normalise(np.concatenate(written)), missing
+            missing = self._restore(missing)
+        return _joined(written), missing
 
     def _pages(self, regions: NDArray[np.void]) -> Runs:
         return page_runs(regions.view(np.uint64).reshape(-1, 3), self._page_size)
 
     def _restore(self, lost: Runs) -> Runs:
-        """Try to register again what was lost; all of it is to be reported, whether that worked or not."""
+        """Try to register again what was lost; all of it is to be reported, whether that works or not."""
+        gaps = difference(lost, self._wanted)
+        if len(gaps):  # memory that nobody wants: it was only tracked along
+            self._ranges = difference(self._ranges, gaps)
+            lost = difference(lost, gaps)
         for first, last in difference(lost, self._lost).tolist():
             self._notices.append(
                 f"[{first * self._page_size:#x}, {last * self._page_size:#x}) was unmapped, replaced or unregistered "
                 "while it was tracked; it is reported as written until it is tracked again"
             )
-        for run in lost.tolist():
-            try:
-                self._add(*run)
-            except (OSError, RangeRefusedError, _CutsHugePageError):
-                self._lost = union(self._lost, np.array([run], np.int64))
-            else:
-                self._lost = difference(self._lost, np.array([run], np.int64))
-                self._hot.forget(np.array([run], np.int64))
+        self._lost = union(self._lost, lost)
+        for first, last in lost.tolist():
+            with contextlib.suppress(OSError, RangeRefusedError, _CutsHugePageError):
+                self._add(first, last)
+                run = np.array([[first, last]], np.int64)
+                self._lost = difference(self._lost, run)
+                self._hot.forget(run)
         return lost
 
     # ---- end -------------------------------------------------------------------------------------
@@ -318,6 +319,11 @@ class UffdWp:
         self._ranges = self._lost = no_runs()
         self._uffd.close()
         self._pagemap.close()
+
+
+def _joined(parts: list[Runs]) -> Runs:
+    """All runs of several sets, sorted and joined."""
+    return normalise(np.concatenate([no_runs(), *parts]))
 
 
 class _CutsHugePageError(Exception):

@@ -1,0 +1,89 @@
+"""The one door through which every public operation of a tracker goes: one at a time in the whole process.
+
+Python may interrupt any operation between two instructions: another thread, a signal handler that calls ``collect()``
+itself, the garbage collector that closes a tracker nobody holds any more. The gate makes each harmless. Another
+thread waits. A second operation of the same thread cannot wait for the first, which it interrupted, and
+would find its books half-written, so it is refused with a sentence. What must happen but need not happen now
+(closing what was dropped, taking pages back) is put off to the next operation.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+from writewatch.errors import UsageError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Gate:
+    """A lock that knows when its holder comes again, and a list of things put off."""
+
+    def __init__(self) -> None:
+        # An RLock lets its holder in again, so that coming again can be told from waiting.
+        self._lock = threading.RLock()
+        self._is_busy = False
+        self._put_off: deque[Callable[[], None]] = deque()
+
+    def run(self, operation: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Run an operation alone.
+
+        Raises:
+            UsageError: This thread is inside another operation, which a signal handler interrupted.
+        """
+        with self._lock:
+            if self._is_busy:
+                raise UsageError(
+                    "a signal handler, or a warning hook, used a tracker while the same thread was using one; "
+                    "set a flag in the handler and collect outside it"
+                )
+            self._is_busy = True
+            try:
+                if self._put_off:
+                    self._catch_up()
+                return operation(*arguments, **options)
+            finally:
+                self._is_busy = False
+
+    def run_or_put_off(self, operation: Callable[[], None], *, waits: bool = True) -> None:
+        """Run alone, or at the start of the next operation when this thread is inside one.
+
+        Args:
+            operation: What to do; it may be done twice when it is interrupted.
+            waits: Wait for other threads. False for the garbage collector, whose thread may hold locks of others.
+        """
+        if not self._lock.acquire(blocking=waits):
+            self._put_off.append(operation)
+            return
+        try:
+            if self._is_busy:
+                self._put_off.append(operation)
+            else:
+                self.run(operation)
+        finally:
+            self._lock.release()
+
+    def _catch_up(self) -> None:
+        """Do what was put off. Interrupted, it is done again; failed, it is not."""
+        while self._put_off:
+            try:
+                self._put_off[0]()
+            except Exception:
+                self._put_off.popleft()
+                raise
+            self._put_off.popleft()
+
+    def reset(self) -> None:
+        """In a forked child: the holder of the lock may be a thread that does not exist here."""
+        self.__init__()  # type: ignore[misc]  # the very same object, as if new
+
+
+GATE: Final = Gate()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=GATE.reset)
