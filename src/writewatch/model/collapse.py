@@ -26,19 +26,18 @@ def collapse(mm: Mm, vma: Vma, start: int, end: int) -> None:
     if vma.flags & (VM_NOHUGEPAGE | VM_PFNMAP) or vma.is_hugetlb or not (vma.is_anonymous or vma.is_shmem):
         raise failure(errno.EINVAL, "madvise")
     first, last = start + size - 1 & -size, end & -size
-    if first >= last:
-        if not _whole_huge_page_in(vma, size):
-            raise failure(errno.EINVAL, "madvise")
-        return
+    if not _has_room(vma, size) or first > last:
+        # The count of huge pages to make is negative then, and no count equals that.
+        raise failure(errno.EINVAL, "madvise")
     outcomes = [_collapse_one(mm, vma, addr) for addr in range(first, last, size)]
     failed = [number for number in outcomes if number != _DONE]
     if failed:
         raise failure(failed[-1], "madvise")
 
 
-def _whole_huge_page_in(vma: Vma, size: int) -> bool:
-    # Compare include/linux/huge_mm.h:thp_vma_allowable_order(): the VMA must have room for one.
-    return vma.end - vma.start >= size
+def _has_room(vma: Vma, size: int) -> bool:
+    # Compare include/linux/huge_mm.h:thp_vma_allowable_order(): judged by the VMA, not by the range.
+    return (vma.start + size - 1 & -size) < (vma.end & -size)
 
 
 def _collapse_one(mm: Mm, vma: Vma, addr: int) -> int:

@@ -96,6 +96,7 @@ def handle_mm_fault(mm: Mm, vma: Vma, addr: int, *, write: bool, user: bool = Tr
     # Compare mm/memory.c:handle_mm_fault(), mm_account_fault(): an error or a wait is not counted.
     fault = Fault(mm, vma, addr & -mm.machine.page_size, addr, write, user)
     mm.machine.counters.locks["mmap_lock", "read"] += 1
+    mm.table.reach(addr)
     if vma.is_hugetlb:
         hugetlb_fault(fault)
     else:
@@ -154,7 +155,7 @@ def handle_pte_marker(fault: Fault, pte: int) -> None:
     if pte & p.POISON:
         raise BusError(fault.addr, BUS_MCEERR_AR)
     if pte & p.GUARD:
-        raise Segfault(fault.at, SEGV_ACCERR)
+        raise Segfault(fault.at, SEGV_MAPERR)
     if fault.vma.uffd_wp:
         fault.kept = p.UFFD_WP
         do_pte_missing(fault)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from writewatch.model import page_cache
 from writewatch.model import pte as p
 from writewatch.model.fault_anon import writable
-from writewatch.model.files import REGULAR, SHMEM, File
+from writewatch.model.files import REGULAR, SECRETMEM, SHMEM, File
 from writewatch.model.frames import ANON
 from writewatch.model.huge import thp_allowed
 from writewatch.model.mm import wants_writenotify
@@ -105,7 +105,7 @@ def _fault_around(fault: Fault, file: File) -> bool:
     # Compare mm/memory.c:do_fault_around(). Off in VMAs registered for WP or minor faults.
     mm, machine = fault.mm, fault.mm.machine
     index = fault.vma.file_index(fault.addr, machine.page_shift)
-    if fault.vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR) or index not in file.pages or not file.holds(index):
+    if fault.vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR) or file.kind == SECRETMEM:
         return False
     if mm.table.pmd(fault.addr) is None and _map_huge(fault, file, index):
         return True

@@ -81,9 +81,10 @@ def fallocate(machine: Machine, opened: OpenFile, mode: int, offset: int, length
 def _allocate(machine: Machine, file: File, index: int) -> None:
     if file.kind == SHMEM:
         page_cache.read(machine, file, index)
-    elif file.kind == HUGETLB and index not in file.pages:
-        if page_cache.add_hugetlb(machine, file, index) is None:
-            raise failure(errno.ENOSPC, "fallocate")
+        return
+    absent = file.kind == HUGETLB and index not in file.pages
+    if absent and page_cache.add_hugetlb(machine, file, index) is None:
+        raise failure(errno.ENOSPC, "fallocate")
 
 
 def _punch_hole(machine: Machine, file: File, start: int, end: int) -> None:

@@ -16,7 +16,7 @@ from writewatch.model.frames import Content
 SHMEM: Final = "shmem"
 REGULAR: Final = "regular"
 HUGETLB: Final = "hugetlb"
-SECRET: Final = "secret"
+SECRETMEM: Final = "secretmem"
 
 F_SEAL_SHRINK: Final = 0x02
 F_SEAL_GROW: Final = 0x04
@@ -29,7 +29,7 @@ class File:
     """One inode and its page cache.
 
     Attributes:
-        kind: ``SHMEM``, ``REGULAR``, ``HUGETLB`` or ``SECRET``.
+        kind: ``SHMEM``, ``REGULAR``, ``HUGETLB`` or ``SECRETMEM``.
         inode: Its number.
         name: What ``/proc/PID/maps`` prints.
         size: i_size, in bytes.

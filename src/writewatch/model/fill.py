@@ -129,7 +129,12 @@ def _fill_range(fill: Fill, report: Callable[[int], None]) -> int:
 def _destination(fill: Fill) -> Vma:
     mm, end = fill.context.mm, fill.start + fill.length
     vma = mm.vmas.find(fill.start)
-    if vma is None or end > vma.end or vma.context is None:
+    if vma is None:
+        raise fill.fail(errno.ENOENT)
+    if not vma.flags & VM_SHARED:
+        # Compare mm/userfaultfd.c:find_vma_and_prepare_anon(): before anything is checked.
+        mm.prepare_anon(vma)
+    if end > vma.end or vma.context is None:
         raise fill.fail(errno.ENOENT)
     if fill.protect and not vma.uffd_wp:
         raise fill.fail(errno.EINVAL)
@@ -175,7 +180,6 @@ def _fill_private(fill: Fill, vma: Vma, addr: int, source: int) -> None:
     mm.machine.frames.get(frame)
     try:
         mm.machine.frames.write(frame, 0, data)
-        mm.prepare_anon(vma)
         _install(fill, vma, addr, frame)
     finally:
         mm.machine.frames.put(frame)
@@ -238,6 +242,7 @@ def _install(fill: Fill, vma: Vma, addr: int, pfn: int) -> None:
 def _fill_hugetlb(fill: Fill, vma: Vma, addr: int, source: int) -> None:
     # Compare mm/hugetlb.c:hugetlb_mfill_atomic_pte().
     mm = fill.context.mm
+    mm.table.reach(addr)
     leaf = mm.table.leaf(addr)
     if fill.call == POISON:
         if leaf:
@@ -293,7 +298,6 @@ def _copied_huge(fill: Fill, vma: Vma, addr: int, source: int) -> int:
 
 def _private_huge(mm: Mm, vma: Vma, index: int) -> int | None:
     reserved = index in vma.reserved
-    mm.prepare_anon(vma)
     pfn = mm.machine.take_huge(anonymous=True, reserved=reserved)
     if pfn is not None:
         vma.reserved.discard(index)

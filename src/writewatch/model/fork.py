@@ -41,6 +41,9 @@ def _copy_vma(vma: Vma, child: Mm, contexts: dict[Context, Context]) -> Vma:
     copy.flags &= ~VM_LOCKED
     if vma.flags & VM_WIPEONFORK:
         copy.anon_vma = None
+    if copy.anon_vma is not None:
+        # Compare mm/rmap.c:anon_vma_fork().
+        copy.anon_vma, copy.forked = child.machine.new_anon_vma(), True
     context = vma.context
     if context is None or not context.has(UFFD_FEATURE_EVENT_FORK):
         copy.context = None
@@ -60,6 +63,7 @@ def _needs_copy(vma: Vma, copy: Vma) -> bool:
 
 
 def _copy_page_range(mm: Mm, child: Mm, vma: Vma, copy: Vma) -> None:
+    child.table.puds |= mm.table.puds & set(mm.table.pud_range(vma.start, vma.end))
     for low, high, entry in list(mm.table.walk(vma.start, vma.end)):
         if isinstance(entry, int):
             if vma.is_hugetlb:

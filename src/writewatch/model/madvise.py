@@ -16,7 +16,7 @@ from writewatch.model.collapse import collapse
 from writewatch.model.huge import split_huge_pmd, split_vma
 from writewatch.model.mm import Mm, failure
 from writewatch.model.populate import populate_range
-from writewatch.model.reclaim import page_out, read_ahead
+from writewatch.model.reclaim import page_out, read_ahead, split_cut_leaves
 from writewatch.model.uffd import send_event
 from writewatch.model.vma import (
     VM_DONTCOPY,
@@ -45,7 +45,7 @@ _Handler: TypeAlias = Callable[[Mm, Vma, int, int], Steps[None]]
 def madvise(mm: Mm, addr: int, length: int, advice: int) -> Steps[None]:
     """madvise(2). A hole in the range is passed over and makes ENOMEM at the end."""
     size = mm.machine.page_size
-    known = advice in _HANDLERS or advice in _FLAG_CHANGES or advice in _POPULATES or advice in _NOTHING
+    known = advice in _HANDLERS or advice in _FLAG_CHANGES or advice in _POPULATES
     if not known or addr % size:
         raise failure(errno.EINVAL, _CALL)
     end = addr + (length + size - 1 & -size)
@@ -79,8 +79,6 @@ def _vmas(mm: Mm, start: int, end: int) -> Iterator[tuple[int, int, Vma | None]]
 
 
 def _advise(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> Steps[None]:
-    if advice in _NOTHING:
-        return
     handler = _HANDLERS.get(advice)
     if handler is not None:
         yield from handler(mm, vma, start, end)
@@ -90,7 +88,6 @@ def _advise(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> Steps[None]:
 
 # ---- flags ---------------------------------------------------------------------------------------
 
-_NOTHING = {mman.MADV_COLD}
 _POPULATES = {mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE}
 
 #: Advice -> (flags cleared, flags set).
@@ -258,9 +255,20 @@ def _guard_remove(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
 # ---- residency -----------------------------------------------------------------------------------
 
 
-def _pageout(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
+def _check_reclaimable(vma: Vma) -> None:
+    # Compare mm/madvise.c:can_madv_lru_vma().
     if vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB):
         raise failure(errno.EINVAL, _CALL)
+
+
+def _cold(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
+    _check_reclaimable(vma)
+    split_cut_leaves(mm, vma, start, end)
+    yield None
+
+
+def _pageout(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
+    _check_reclaimable(vma)
     page_out(mm, vma, start, end)
     yield None
 
@@ -279,6 +287,7 @@ _HANDLERS: dict[int, _Handler] = {
     mman.MADV_DONTNEED: _dontneed,
     mman.MADV_FREE: _free,
     mman.MADV_REMOVE: _remove,
+    mman.MADV_COLD: _cold,
     mman.MADV_PAGEOUT: _pageout,
     mman.MADV_WILLNEED: _willneed,
     mman.MADV_COLLAPSE: _collapse,

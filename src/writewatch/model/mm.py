@@ -116,7 +116,7 @@ class Mm:
         for lower, upper in ((vma, after), (before, vma)):
             if lower and upper and _may_share_anon_vma(lower, upper, self.machine.page_shift):
                 other = upper if lower is vma else lower
-                if other.anon_vma is not None:
+                if other.anon_vma is not None and not other.forked:
                     vma.anon_vma = other.anon_vma
                     return
         vma.anon_vma = self.machine.new_anon_vma()

@@ -26,6 +26,7 @@ from writewatch.model.protect import Change, change_protection
 from writewatch.model.uffd import Context, send_event
 from writewatch.model.vma import (
     VM_ACCESS,
+    VM_ACCOUNT,
     VM_DONTEXPAND,
     VM_DROPPABLE,
     VM_EXEC,
@@ -99,6 +100,8 @@ def _new_vma(mm: Mm, prot: int, flags: int, opened: OpenFile | None, offset: int
         vm_flags |= VM_DROPPABLE | VM_NORESERVE
     elif not shared and map_type != mman.MAP_PRIVATE:
         raise failure(errno.EINVAL, "mmap")
+    if not vm_flags & VM_NORESERVE and vm_flags & VM_WRITE and not shared and not is_huge:
+        vm_flags |= VM_ACCOUNT
     if shared:
         vm_flags |= VM_SHARED | VM_MAYSHARE
     if opened is not None:
@@ -179,13 +182,9 @@ def unmap_region(mm: Mm, start: int, end: int) -> list[tuple[Context, int, int]]
     """Unmap a range; returns whom to tell: (context, start, end) for each VMA that asked for it.
 
     Raises:
-        OSError: EINVAL, an end lies inside a hugetlb page; nothing is changed.
+        OSError: EINVAL, an end lies inside a hugetlb page; nothing is unmapped, but the VMA at the start stays split.
     """
     # Compare mm/vma.c:do_vmi_align_munmap().
-    for vma in mm.vmas.overlapping(start, end):
-        cut = (max(vma.start, start) | min(vma.end, end)) % mm.machine.huge_page_size
-        if vma.is_hugetlb and cut:
-            raise failure(errno.EINVAL, "munmap")
     split_vma(mm, start)
     split_vma(mm, end)
     tell = []
@@ -276,6 +275,12 @@ def _protect_vma(mm: Mm, vma: Vma, start: int, end: int, prot: int) -> None:
     flags = vma.flags & ~VM_ACCESS | prot_flags(prot)
     if flags == vma.flags:
         return
+    if flags & VM_WRITE:
+        charged = not vma.flags & (VM_ACCOUNT | VM_WRITE | VM_HUGETLB | VM_SHARED | VM_NORESERVE)
+        flags |= VM_ACCOUNT if charged else 0
+    elif vma.is_anonymous and vma.anon_vma is None:
+        # What was never written and cannot be any more is not charged any longer.
+        flags &= ~VM_ACCOUNT
     if vma.is_hugetlb and (start | end) % mm.machine.huge_page_size:
         raise failure(errno.EINVAL, "mprotect")
     split_vma(mm, start)

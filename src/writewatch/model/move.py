@@ -49,6 +49,8 @@ def _move_range(context: Context, dst: int, src: int, length: int, *, allow_hole
     """Bytes moved, and the errno that stopped it or 0."""
     mm = context.mm
     dst_vma, src_vma = mm.vmas.find(dst), mm.vmas.find(src)
+    if dst_vma is not None and not dst_vma.flags & VM_SHARED:
+        mm.prepare_anon(dst_vma)
     if dst_vma is None or src_vma is None:
         return 0, errno.ENOENT
     if (
@@ -57,7 +59,6 @@ def _move_range(context: Context, dst: int, src: int, length: int, *, allow_hole
         or not _may_move(context, src_vma, dst_vma)
     ):
         return 0, errno.EINVAL
-    mm.prepare_anon(dst_vma)
     done = 0
     while done < length:
         size, error = _move_one(mm, src_vma, dst + done, src + done, length - done, allow_holes=allow_holes)
@@ -85,6 +86,7 @@ def _may_move(context: Context, src: Vma, dst: Vma) -> bool:
 
 def _move_one(mm: Mm, src_vma: Vma, dst: int, src: int, left: int, *, allow_holes: bool) -> tuple[int, int]:
     size = mm.machine.huge_page_size
+    mm.table.reach(dst)
     if isinstance(mm.table.pmd(dst), int):
         return 0, errno.EEXIST
     leaf = mm.table.leaf(src)

@@ -6,12 +6,12 @@ Truth: mm/mremap.c.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from writewatch.abi import mman
 from writewatch.abi.userfaultfd import UFFD_EVENT_REMAP, UFFD_FEATURE_EVENT_REMAP, UffdMsg
 from writewatch.model import pte as p
-from writewatch.model.huge import split_huge_pmd, split_vma
+from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import TASK_SIZE, Mm, failure
 from writewatch.model.mmap import clone, tell_unmapped, unmap_region
 from writewatch.model.page_table import PteTable
@@ -24,18 +24,26 @@ _FLAGS = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED | mman.MREMAP_DONTUNMAP
 
 @dataclass(slots=True)
 class _Request:
-    """``struct vma_remap_struct``: the arguments, rounded to pages."""
+    """``struct vma_remap_struct``: the arguments, rounded to pages, and whom to tell when it is done."""
 
     addr: int
     old: int
     new: int
     flags: int
     to: int
+    early: list[tuple[Context, int, int]] = field(default_factory=list)
+    late: list[tuple[Context, int, int]] = field(default_factory=list)
+    moved: Context | None = None
 
     @property
     def places(self) -> bool:
         """Whether the mapping moves whatever its size."""
         return bool(self.flags & (mman.MREMAP_FIXED | mman.MREMAP_DONTUNMAP))
+
+    @property
+    def moves_only(self) -> bool:
+        """vrm_move_only(): to a given place, with the same size."""
+        return bool(self.flags & mman.MREMAP_FIXED) and self.old == self.new
 
 
 def mremap(mm: Mm, addr: int, old_length: int, new_length: int, flags: int, new_addr: int) -> Steps[int]:
@@ -44,15 +52,27 @@ def mremap(mm: Mm, addr: int, old_length: int, new_length: int, flags: int, new_
     request = _Request(addr, old_length + size - 1 & -size, new_length + size - 1 & -size, flags, new_addr)
     _check(mm, request)
     mm.machine.counters.locks["mmap_lock", "write"] += 1
-    vma = mm.vmas.find(addr)
-    if vma is None:
-        raise failure(errno.EFAULT, "mremap")
-    if vma.is_hugetlb:
-        _round_huge(mm, request)
-    _check_vma(vma, request)
-    if request.places:
-        return (yield from _place(mm, vma, request))
-    return (yield from _resize(mm, vma, request))
+    if request.moves_only:
+        result = _move_all(mm, request)
+    else:
+        vma = mm.vmas.find(addr)
+        if vma is None:
+            raise failure(errno.EFAULT, "mremap")
+        _check_vma(mm, vma, request)
+        result = _place(mm, vma, request) if request.places else _resize(mm, vma, request)
+    yield from _complete(mm, request)
+    return result
+
+
+def _complete(mm: Mm, request: _Request) -> Steps[None]:
+    # Compare mm/mremap.c:notify_uffd(), fs/userfaultfd.c:mremap_userfaultfd_complete().
+    yield from tell_unmapped(mm, request.early)
+    if request.moved is not None:
+        message = UffdMsg(event=UFFD_EVENT_REMAP)
+        arg = message.arg.remap
+        arg.from_, arg.to, arg.len = request.addr, request.to, request.old
+        yield from send_event(request.moved, message)
+    yield from tell_unmapped(mm, request.late)
 
 
 def _check(mm: Mm, request: _Request) -> None:
@@ -81,8 +101,10 @@ def _round_huge(mm: Mm, request: _Request) -> None:
         raise failure(errno.EINVAL, "mremap")
 
 
-def _check_vma(vma: Vma, request: _Request) -> None:
+def _check_vma(mm: Mm, vma: Vma, request: _Request) -> None:
     # Compare mm/mremap.c:check_prep_vma().
+    if vma.is_hugetlb:
+        _round_huge(mm, request)
     if not request.old and not vma.flags & VM_MAYSHARE:
         raise failure(errno.EINVAL, "mremap")
     if request.flags & mman.MREMAP_DONTUNMAP and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
@@ -93,11 +115,10 @@ def _check_vma(vma: Vma, request: _Request) -> None:
         raise failure(errno.EFAULT, "mremap")
 
 
-def _resize(mm: Mm, vma: Vma, request: _Request) -> Steps[int]:
+def _resize(mm: Mm, vma: Vma, request: _Request) -> int:
     # Compare mm/mremap.c:mremap_at().
     if request.new < request.old:
-        told = unmap_region(mm, request.addr + request.new, request.addr + request.old)
-        yield from tell_unmapped(mm, told)
+        request.late += unmap_region(mm, request.addr + request.new, request.addr + request.old)
         return request.addr
     if request.new == request.old:
         return request.addr
@@ -109,27 +130,47 @@ def _resize(mm: Mm, vma: Vma, request: _Request) -> Steps[int]:
     if not request.flags & mman.MREMAP_MAYMOVE:
         raise failure(errno.ENOMEM, "mremap")
     request.to = mm.unmapped_area(request.new, mm.machine.page_size)
-    return (yield from _move(mm, vma, request, []))
+    return _move(mm, vma, request)
 
 
-def _place(mm: Mm, vma: Vma, request: _Request) -> Steps[int]:
+def _place(mm: Mm, vma: Vma, request: _Request) -> int:
     # Compare mm/mremap.c:mremap_to().
-    early: list[tuple[Context, int, int]] = []
     if request.flags & mman.MREMAP_FIXED:
-        early += unmap_region(mm, request.to, request.to + request.new)
+        request.early += unmap_region(mm, request.to, request.to + request.new)
     else:
         request.to = mm.unmapped_area(request.new, mm.machine.page_size, request.to & -mm.machine.page_size)
     if request.new < request.old:
-        early += unmap_region(mm, request.addr + request.new, request.addr + request.old)
+        request.early += unmap_region(mm, request.addr + request.new, request.addr + request.old)
         request.old = request.new
     found = mm.vmas.find(request.addr)
     assert found is not None
-    return (yield from _move(mm, found, request, early))
+    return _move(mm, found, request)
 
 
-def _move(mm: Mm, vma: Vma, request: _Request, early: list[tuple[Context, int, int]]) -> Steps[int]:
+def _move_all(mm: Mm, request: _Request) -> int:
+    """Move every VMA of a range, gaps kept; several only while none is registered."""
+    # Since Linux kernel commit d23cb648e365 ("mm/mremap: permit mremap() move of multiple VMAs") (in v6.17).
+    # Before that, the range had to lie in one VMA.
+    start, end, to = request.addr, request.addr + request.old, request.to
+    if not request.old:
+        end = start + mm.machine.page_size
+    pieces = mm.vmas.overlapping(start, end)
+    if not pieces or pieces[0].start > start:
+        raise failure(errno.EFAULT, "mremap")
+    for number, vma in enumerate(pieces):
+        if vma.context is not None and (number or vma.end < end):
+            raise failure(errno.EFAULT, "mremap")
+        request.addr = max(vma.start, start)
+        request.to = to + request.addr - start
+        if request.old:
+            request.old = request.new = min(vma.end, end) - request.addr
+        _check_vma(mm, vma, request)
+        _place(mm, vma, request)
+    return to
+
+
+def _move(mm: Mm, vma: Vma, request: _Request) -> int:
     # Compare mm/mremap.c:move_vma().
-    old_end = request.addr + request.old
     moved = clone(vma)
     moved.reserved = vma.reserved if vma.is_hugetlb else set()
     moved.pgoff = vma.file_index(request.addr, mm.machine.page_shift)
@@ -139,19 +180,21 @@ def _move(mm: Mm, vma: Vma, request: _Request, early: list[tuple[Context, int, i
     moved.flags |= VM_SOFTDIRTY if mm.machine.settings.soft_dirty else 0
     context = moved.context
     follows = context is not None and context.has(UFFD_FEATURE_EVENT_REMAP)
-    if not follows:
-        moved.context = None
-        moved.flags &= ~VM_UFFD
     mm.vmas.insert(moved)
-    _move_page_tables(mm, vma, request, drop=context is not None and not follows)
+    mm.vmas.merge_around(moved.start, moved.end)
+    source, target = mm.vmas.find(request.addr), mm.vmas.find(request.to)
+    assert source is not None
+    assert target is not None
+    _move_page_tables(mm, source, request, drop=context is not None and not follows)
     if follows and context is not None:
         context.mmap_changing += 1
-    late = _leave(mm, vma, request, old_end)
-    mm.vmas.merge_around(moved.start, moved.end)
-    yield from tell_unmapped(mm, early)
-    if follows and context is not None:
-        yield from _tell_moved(context, request)
-    yield from tell_unmapped(mm, late)
+        request.moved = context
+    elif context is not None:
+        # Compare fs/userfaultfd.c:mremap_userfaultfd_prep(). The copy has been merged with registered neighbours
+        # by now, and they lose their registration with it, while their bits stay (6.18.44).
+        target.context = None
+        target.flags &= ~VM_UFFD
+    request.late += _leave(mm, source, request, request.addr + request.old)
     return request.to
 
 
@@ -160,11 +203,7 @@ def _leave(mm: Mm, vma: Vma, request: _Request, old_end: int) -> list[tuple[Cont
     if request.flags & mman.MREMAP_DONTUNMAP:
         if (vma.start, vma.end) == (request.addr, old_end):
             vma.anon_vma = None
-        split_vma(mm, request.addr)
-        split_vma(mm, old_end)
-        left = mm.vmas.find(request.addr)
-        assert left is not None
-        left.flags &= ~VM_LOCKED
+        vma.flags &= ~VM_LOCKED
         return []
     if not request.old:
         return []
@@ -173,17 +212,6 @@ def _leave(mm: Mm, vma: Vma, request: _Request, old_end: int) -> list[tuple[Cont
     told = unmap_region(mm, request.addr, old_end)
     vma.reserved = shared
     return told
-
-
-def _tell_moved(context: Context, request: _Request) -> Steps[None]:
-    # Compare fs/userfaultfd.c:mremap_userfaultfd_complete().
-    message = UffdMsg(event=UFFD_EVENT_REMAP)
-    message.arg.remap.from_, message.arg.remap.to, message.arg.remap.len = (
-        request.addr,
-        request.to,
-        request.old,
-    )
-    yield from send_event(context, message)
 
 
 # ---- the entries ---------------------------------------------------------------------------------
@@ -203,6 +231,8 @@ def _move_page_tables(mm: Mm, vma: Vma, request: _Request, *, drop: bool) -> Non
             split_huge_pmd(mm, vma, low)
         elif not drop and _move_table(mm, low, high, low + distance, entry):
             continue
+        for to, _ in mm.table.steps(low + distance, high + distance):
+            mm.table.table(to)
         for addr, pte in mm.table.ptes(low, high):
             mm.table.set_pte(addr, p.EMPTY)
             _put_moved(mm, addr + distance, pte, drop=drop)

@@ -151,6 +151,11 @@ class PageTable:
         if self.pmds.pop(addr >> self.pmd_shift, None) is not None:
             self._order = None
 
+    def reach(self, addr: int) -> None:
+        """Allocate the page of PMDs that an address needs."""
+        # Compare mm/memory.c:__pmd_alloc().
+        self.puds.add(addr >> self.pud_shift)
+
     def table(self, addr: int) -> PteTable:
         """The PTE table of an address, allocated when there is none. Preconditions: no leaf is there."""
         # Compare mm/memory.c:__pte_alloc().
@@ -170,6 +175,10 @@ class PageTable:
         self.pmds[addr >> self.pmd_shift] = table
         self.puds.add(addr >> self.pud_shift)
         self._order = None
+
+    def pud_range(self, start: int, end: int) -> range:
+        """Numbers of the pages of PMDs that a range touches."""
+        return range(start >> self.pud_shift, (end - 1 >> self.pud_shift) + 1)
 
     # ---- walks -----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from writewatch.model import file_calls, fork
 from writewatch.model.batch import store_many
 from writewatch.model.descriptors import Descriptors
-from writewatch.model.files import REGULAR, SECRET, OpenFile
+from writewatch.model.files import REGULAR, SECRETMEM, OpenFile
 from writewatch.model.machine import Machine, Settings
 from writewatch.model.maps import map_vdso, smaps_flags
 from writewatch.model.mm import Mm, failure
@@ -125,7 +125,7 @@ class Process:
 
     def memfd_secret(self) -> int:
         """memfd_secret(2)."""
-        return self.descriptors.install(OpenFile(self.machine.new_file(SECRET, "/secretmem (deleted)")))
+        return self.descriptors.install(OpenFile(self.machine.new_file(SECRETMEM, "/secretmem (deleted)")))
 
     def seal(self, fd: int, seals: int) -> None:
         """fcntl(2) F_ADD_SEALS."""

@@ -29,6 +29,14 @@ def page_out(mm: Mm, vma: Vma, start: int, end: int) -> None:
                 _drop_mapping(mm, vma, addr, pte)
 
 
+def split_cut_leaves(mm: Mm, vma: Vma, start: int, end: int) -> None:
+    """MADV_COLD: a huge page that an end of the range cuts is split; nothing else shows."""
+    for low, high, entry in list(mm.table.walk(start, end)):
+        cut = high - low != mm.machine.huge_page_size
+        if isinstance(entry, int) and cut and not entry & p.ZERO and _alone(mm, entry):
+            split_huge_pmd(mm, vma, low)
+
+
 def _alone(mm: Mm, leaf: int) -> bool:
     pfn = p.number(leaf)
     return bool((mm.machine.frames.mapcount[pfn : pfn + mm.machine.pages_per_huge] == 1).all())

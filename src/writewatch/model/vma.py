@@ -43,6 +43,7 @@ VM_SEQ_READ: Final = 1 << 22
 VM_RAND_READ: Final = 1 << 23
 VM_SHADOW_STACK: Final = 1 << 24
 VM_MERGEABLE: Final = 1 << 25
+VM_ACCOUNT: Final = 1 << 26  # charged against the commit limit
 
 VM_UFFD: Final = VM_UFFD_MISSING | VM_UFFD_WP | VM_UFFD_MINOR
 VM_ACCESS: Final = VM_READ | VM_WRITE | VM_EXEC
@@ -77,6 +78,7 @@ SMAPS_NAMES: Final[dict[int, str]] = {
     VM_UFFD_MINOR: "ui",
     VM_SHADOW_STACK: "ss",
     VM_MERGEABLE: "mg",
+    VM_ACCOUNT: "ac",
 }
 
 
@@ -93,6 +95,7 @@ class Vma:
         context: The userfaultfd it is registered with.
         anon_vma: Number of the family that its anonymous pages belong to; None before the first of them.
         name: What ``/proc/PID/maps`` prints for a VMA without a file.
+        forked: It is a forked child's copy with anonymous pages of both: its family is not shared any further.
         reserved: Indices of huge pages promised to a private hugetlb mapping; shared by the parts of a split one.
     """
 
@@ -104,6 +107,7 @@ class Vma:
     context: Context | None = None
     anon_vma: int | None = None
     name: str = ""
+    forked: bool = False
     reserved: set[int] = field(default_factory=set)
 
     @property
@@ -155,8 +159,13 @@ class Vma:
             and self.context is after.context
             and self.name == after.name
             and after.pgoff == self.file_index(after.start, page_shift)
-            and (self.anon_vma is None or after.anon_vma is None or self.anon_vma == after.anon_vma)
+            and self._may_share_family(after)
         )
+
+    def _may_share_family(self, other: Vma) -> bool:
+        if self.anon_vma is None:
+            return not other.forked
+        return self.anon_vma == other.anon_vma or (other.anon_vma is None and not self.forked)
 
 
 class VmaList:
@@ -222,7 +231,7 @@ class VmaList:
         lower.end = upper.end
         lower.flags |= upper.flags & VM_SOFTDIRTY
         if lower.anon_vma is None:
-            lower.anon_vma = upper.anon_vma
+            lower.anon_vma, lower.forked = upper.anon_vma, upper.forked
         del self._starts[at + 1], self._vmas[at + 1]
 
     def __contains__(self, vma: Vma) -> bool:
