@@ -78,7 +78,12 @@ def test_who_keeps_the_device(
     monkeypatch: pytest.MonkeyPatch, number: int, changes: dict[str, Any], reason: str
 ) -> None:
     place(monkeypatch, **changes)
-    assert explain_device(error(number)).reason == reason
+    assert explain_device(error(number, "/dev/userfaultfd")).reason == reason
+
+
+def test_a_filter_on_the_ioctl_of_the_device_is_no_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    place(monkeypatch, filtered=True, in_container=True)
+    assert explain_device(error(errno.EPERM)).reason == "seccomp"
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ def _past_the_filter(here: Surroundings) -> str:
 
 def explain_device(error: OSError) -> NotWorkingError:
     """Why there is no descriptor from ``/dev/userfaultfd``."""
+    if error.filename is None:  # the device opened; its ioctl is what was refused
+        return explain(error)
     here = surroundings()
     detail = f"{_DEVICE}: {os.strerror(error.errno or 0)}"
     if error.errno == errno.ENOENT and here.in_container:
@@ -142,7 +144,7 @@ def explain_device(error: OSError) -> NotWorkingError:
         return NotWorkingError(detail, "kernel", "use Linux 6.1 or newer")
     if error.errno == errno.EACCES:
         return NotWorkingError(detail, "permission", f"as root: setfacl -m u:USER:rw {_DEVICE}")
-    if error.errno == errno.EPERM and here.in_container:
+    if error.errno == errno.EPERM and here.in_container:  # the container's list of devices
         return NotWorkingError(detail, "container", f"start the container with --device {_DEVICE}")
     return explain(error)
 
