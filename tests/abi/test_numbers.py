@@ -85,8 +85,9 @@ def test_result_field_is_signed(field: str) -> None:
 
 def test_page_region_is_the_same_as_structure_and_as_record() -> None:
     assert PAGE_REGION.itemsize == ctypes.sizeof(PageRegion) == 24
-    for name, (_, offset) in PAGE_REGION.fields.items():  # type: ignore[union-attr]
-        assert getattr(PageRegion, name).offset == offset
+    assert PAGE_REGION.fields is not None
+    for name, field in PAGE_REGION.fields.items():
+        assert getattr(PageRegion, name).offset == field[1]
 
 
 @pytest.mark.parametrize(
