@@ -152,6 +152,7 @@ class Server:
         self._connection = connection
         self._calls = calls
         self._threads: list[_Thread] = []
+        self._executor: Executor | None = None
 
     def serve(self) -> None:
         """Answer requests until the connection closes; never returns."""
@@ -179,7 +180,10 @@ class Server:
             pid = os.fork()
         if pid == 0:
             self._connection.close()
-            Server(connection, self._calls).serve()
+            child = Server(connection, self._calls)
+            if self._executor is not None:
+                child._executor = Executor(self._calls, self._executor.descriptors)
+            child.serve()
         connection.close()
         return pid
 
@@ -209,6 +213,7 @@ class Server:
         self._executor = Executor(self._calls)
 
     def do_run_operations(self, operations: list[Operation]) -> list[Outcome]:
+        assert self._executor is not None
         return self._executor.run(operations)
 
     def do_execute(self) -> None:

@@ -16,14 +16,14 @@ from tests.conformance import access, machine
 from tests.conformance.linux_world import Zygote
 from tests.conformance.world import Need
 from tests.differential.driver import Divergence, compare, observed, shrink
-from tests.differential.script import Script
-from tests.differential.sides import LinuxSide, ModelSide, Side
+from tests.differential.script import Script, options_of
+from tests.differential.sides import Side, linux_side, model_side
 
 SESSION = 120  # operations on one pair of fresh processes
 
 
 def _options() -> frozenset[str]:
-    needs = {"thp": Need.THP, "hugetlb": Need.HUGETLB, "swap": Need.SWAP}
+    needs = {"thp": Need.THP, "hugetlb": Need.HUGETLB, "swap": Need.SWAP, "shmem-thp": Need.SHMEM_THP}
     return frozenset(option for option, need in needs.items() if not machine.lacks(need))
 
 
@@ -37,16 +37,16 @@ class Run:
         self.started = time.monotonic()
 
     def linux(self) -> Side:
-        return LinuxSide(self._zygote)
+        return linux_side(self._zygote)
 
     def other(self) -> Side:
-        return LinuxSide(self._zygote) if self._against_itself else ModelSide()
+        return linux_side(self._zygote) if self._against_itself else model_side()
 
     def until(self, steps: int, seed: int) -> Divergence | None:
         """Scripts of consecutive seeds until that many steps are done or one differs."""
         options = _options()
         while self.steps < steps:
-            script = observed(Script(seed, options).operations(SESSION))
+            script = observed(Script(seed, options_of(seed, options)).operations(SESSION))
             divergence = compare(self.linux, self.other, script)
             if divergence is not None:
                 print(f"seed {seed} differs after {self.steps} steps; shrinking")

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.differential.executor import ARENA_PAGES, Operation, Outcome
-from tests.differential.sides import Side
+from tests.differential.sides import OWN, Side
 
-#: After every operation; after every tenth, and at the end, what costs more.
+#: After every operation; now and then, and at the end, what costs more.
 EACH: tuple[Operation, ...] = (("see",),)
 SOMETIMES: tuple[Operation, ...] = (("entries", 0, ARENA_PAGES), ("vmas",))
+PERIOD = 30  # operations between two of the costly observations
 
 Open = Callable[[], Side]
 
@@ -34,8 +35,10 @@ def observed(operations: Sequence[Operation]) -> list[Operation]:
     script: list[Operation] = []
     for number, operation in enumerate(operations):
         script.append(operation)
+        if operation[0] in OWN:
+            script.append(("settle",))
         script += EACH
-        if number % 10 == 9 or number == len(operations) - 1:
+        if number % PERIOD == PERIOD - 1 or number == len(operations) - 1:
             script += SOMETIMES
     return script
 

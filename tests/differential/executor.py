@@ -45,6 +45,32 @@ def _range(page: int, n_pages: int) -> uf.UffdioRange:
     return uf.UffdioRange(_address(page), n_pages * PAGE)
 
 
+def attempt(perform: Callable[[], Any]) -> Outcome:
+    """What comes of a call: ("ok", value), ("errno", name) or ("signal", name, code, address)."""
+    try:
+        return ("ok", perform())
+    except OSError as failure:
+        return ("errno", errno.errorcode.get(failure.errno or 0, str(failure.errno)))
+    except MemorySignal as caught:
+        return masks.signal(caught)
+
+
+def as_call(operation: Operation) -> tuple[str, tuple[Any, ...]]:
+    """The one call of ``KernelCalls`` that an operation that may wait is made of."""
+    name, page, *rest = operation
+    at = _address(page)
+    if name == "store":
+        return "store", (at, bytes(rest))
+    if name == "load":
+        return "load", (at, 1)
+    if name == "unmap":
+        return "munmap", (at, rest[0] * PAGE)
+    if name == "madvise":
+        return "madvise", (at, rest[0] * PAGE, rest[1])
+    assert name == "mremap"
+    return "mremap", (at, rest[0] * PAGE, rest[1] * PAGE, rest[2], _address(rest[3]))
+
+
 class Executor:
     """The operations of one process. ``calls`` may be Linux's or the model's.
 
@@ -63,13 +89,8 @@ class Executor:
         return [self._one(operation) for operation in operations]
 
     def _one(self, operation: Operation) -> Outcome:
-        try:
-            perform: Callable[..., Any] = getattr(self, f"do_{operation[0]}")
-            return ("ok", perform(*operation[1:]))
-        except OSError as failure:
-            return ("errno", errno.errorcode.get(failure.errno or 0, str(failure.errno)))
-        except MemorySignal as caught:
-            return masks.signal(caught)
+        perform: Callable[..., Any] = getattr(self, f"do_{operation[0]}")
+        return attempt(lambda: perform(*operation[1:]))
 
     # ---- files and mappings ----------------------------------------------------------------------
 

@@ -26,6 +26,21 @@ RW: Final = mman.PROT_READ | mman.PROT_WRITE
 _FEATURES: Final = tuple(
     uf.UFFD_FEATURE_SIGBUS | features for features in (ASYNC, ASYNC, ASYNC, 0, uf.UFFD_FEATURE_WP_UNPOPULATED)
 )
+#: The same where operations may wait, with events whose sender waits for their reader (not EVENT_UNMAP: a
+#: mapping over another one would wait as well).
+_WAITING_FEATURES: Final = (
+    0,
+    0,
+    ASYNC,
+    uf.UFFD_FEATURE_WP_UNPOPULATED,
+    uf.UFFD_FEATURE_EXACT_ADDRESS,
+    uf.UFFD_FEATURE_EVENT_REMOVE,
+    uf.UFFD_FEATURE_EVENT_REMAP,
+)
+
+#: Operations that may wait for a userfaultfd, or for the reader of an event.
+_WAITING: Final = frozenset({"store", "load", "unmap", "madvise", "mremap"})
+
 _ADVICE: Final = (
     mman.MADV_DONTNEED,
     mman.MADV_DONTNEED,
@@ -46,6 +61,11 @@ _MASKS: Final = (W, W, W, W, 0, P, W | P, A, A | W, ALL, G)
 Range = tuple[int, int]
 
 
+def options_of(seed: int, available: frozenset[str]) -> frozenset[str]:
+    """What a script of this seed draws: one in eight forks, one in eight has operations that wait."""
+    return available | {0: {"fork"}, 1: {"wait"}}.get(seed % 8, set())
+
+
 class Script:
     """Draws operations. ``options`` switch groups of them on."""
 
@@ -55,6 +75,9 @@ class Script:
         self._contexts: list[str] = []
         self._files: dict[str, str] = {}
         self._count = 0
+        self._n_processes = 1
+        self._waits = "wait" in options
+        self._features = _WAITING_FEATURES if self._waits else _FEATURES
         weights = {name: weight for name, (weight, need) in _WEIGHTS.items() if not need or need in options}
         self._names, self._weights = list(weights), list(weights.values())
 
@@ -78,7 +101,7 @@ class Script:
         self._count += 1
         (name,) = self._rng.choices(self._names, self._weights)
         operation: Operation = getattr(self, f"draw_{name}")()
-        return operation
+        return ("spawn", operation) if self._waits and name in _WAITING else operation
 
     # ---- places ----------------------------------------------------------------------------------
 
@@ -206,7 +229,7 @@ class Script:
         name = f"u{len(self._contexts)}" if len(self._contexts) < 3 else self._context()
         if name not in self._contexts:
             self._contexts.append(name)
-        return ("context", name, self._rng.choice(_FEATURES))
+        return ("context", name, self._rng.choice(self._features))
 
     def draw_close(self) -> Operation:
         name = self._context()
@@ -240,6 +263,18 @@ class Script:
         source, _ = self._range()
         return ("move", self._context(), *self._range(), source, self._rng.choice((0, 2)))
 
+    # ---- processes and threads -------------------------------------------------------------------
+
+    def draw_fork(self) -> Operation:
+        self._n_processes += 1
+        return ("fork",)
+
+    def draw_switch(self) -> Operation:
+        return ("switch", self._rng.randrange(self._n_processes))
+
+    def draw_exit(self) -> Operation:
+        return ("exit", self._rng.randrange(self._n_processes))
+
     def draw_messages(self) -> Operation:
         return ("messages", self._context())
 
@@ -268,7 +303,7 @@ _WEIGHTS: Final[dict[str, tuple[int, str]]] = {
     "unmap": (3, ""),
     "mprotect": (4, ""),
     "madvise": (8, ""),
-    "page_out": (2, "swap"),
+    "page_out": (1, "swap"),
     "mremap": (3, ""),
     "punch": (1, ""),
     "truncate": (1, ""),
@@ -288,6 +323,9 @@ _WEIGHTS: Final[dict[str, tuple[int, str]]] = {
     "poison": (1, ""),
     "move": (1, ""),
     "messages": (1, ""),
+    "fork": (1, "fork"),
+    "switch": (3, "fork"),
+    "exit": (1, "fork"),
     "scan": (8, ""),
     "collect": (5, ""),
 }
