@@ -142,6 +142,7 @@ class Ledger:
     def _adjust(self, wanted: Runs) -> None:
         if np.array_equal(wanted, self._wanted):
             return
+        self._settle()
         self._in_flight = self._wanted
         try:
             self.backend.adjust(wanted)
