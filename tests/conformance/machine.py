@@ -23,7 +23,7 @@ from writewatch.kernel import libc
 
 _THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
 _HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
-_N_HUGEPAGES = 64
+_N_HUGEPAGES = 192
 _SWAP_MIB = 64
 
 _answers: dict[Need, str] = {}
@@ -47,31 +47,41 @@ def restore() -> None:
 
 
 class _Borrowed:
-    """A system-wide setting held by a shared lock: the last of several sessions puts it back.
+    """A system-wide setting shared by several sessions: the last one puts the first value back.
 
-    The lock file keeps the setting's first value, so that whoever comes last knows it.
+    Two lock files: one is held shared for as long as a session uses the setting, and keeps the value of
+    before (a session that was killed leaves it there for the next); the other makes taking and giving
+    back one step each.
     """
 
     def __init__(self, name: str) -> None:
-        path = pathlib.Path(tempfile.gettempdir()) / f"writewatch-conformance-{os.getuid()}-{name}"
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._path = path
+        base = pathlib.Path(tempfile.gettempdir()) / f"writewatch-conformance-{os.getuid()}-{name}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._use = os.open(base, flags, 0o600)
+        self._step = os.open(f"{base}.step", flags, 0o600)
 
     def take(self, read: Callable[[], str], change: Callable[[], None]) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        if not os.pread(self._fd, 1, 0):
-            os.pwrite(self._fd, read().encode(), 0)
-        change()
-        fcntl.flock(self._fd, fcntl.LOCK_SH)
+        """Remember the value unless a session has already, change it, and hold it."""
+        fcntl.flock(self._step, fcntl.LOCK_EX)
+        try:
+            if not os.pread(self._use, 1, 0):
+                os.pwrite(self._use, read().encode(), 0)
+            change()
+            fcntl.flock(self._use, fcntl.LOCK_SH)
+        finally:
+            fcntl.flock(self._step, fcntl.LOCK_UN)
 
     def give_back(self, restore_to: Callable[[str], None]) -> None:
+        """Let go; without another session, put the value back."""
+        fcntl.flock(self._step, fcntl.LOCK_EX)
+        fcntl.flock(self._use, fcntl.LOCK_UN)
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            before = os.pread(self._fd, 4096, 0).decode()
-            if before:
+            fcntl.flock(self._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if before := os.pread(self._use, 4096, 0).decode():
                 restore_to(before)
-                os.ftruncate(self._fd, 0)
-        os.close(self._fd)
+                os.ftruncate(self._use, 0)
+        os.close(self._use)
+        os.close(self._step)
 
 
 def _borrow_file(path: pathlib.Path, value: str) -> None:
@@ -96,8 +106,7 @@ def _hugetlb() -> str:
     if reason := _as_root(_HUGEPAGES):
         return reason
     try:
-        if int(_HUGEPAGES.read_text(encoding="ascii")) < _N_HUGEPAGES:
-            _borrow_file(_HUGEPAGES, str(_N_HUGEPAGES))
+        _borrow_file(_HUGEPAGES, str(_N_HUGEPAGES))
     except OSError as failure:
         return f"{_HUGEPAGES} refuses: {failure.strerror}"
     given = int(_HUGEPAGES.read_text(encoding="ascii"))
@@ -110,8 +119,8 @@ def _thp() -> str:
 
 def _shmem_thp() -> str:
     path = _THP / "shmem_enabled"
-    if not _selected(path, ("advise", "always", "within_size", "force")):
-        return ""
+    if not path.exists():
+        return f"{path} is missing"
     if reason := _as_root(path):
         return reason
     before = _chosen(path)
@@ -137,8 +146,6 @@ def _selected(path: pathlib.Path, wanted: tuple[str, ...]) -> str:
 def _swap() -> str:
     if os.geteuid() != 0:
         return "only root can add a swap area"
-    if len(pathlib.Path("/proc/swaps").read_text(encoding="ascii").splitlines()) > 1:
-        return ""
     path = pathlib.Path(tempfile.gettempdir()) / "writewatch-conformance-swapfile"
     borrowed = _Borrowed("swap")
     try:
@@ -152,6 +159,8 @@ def _swap() -> str:
 
 
 def _add_swap(path: pathlib.Path) -> None:
+    if len(pathlib.Path("/proc/swaps").read_text(encoding="ascii").splitlines()) > 1:
+        return
     with open(path, "wb") as file:
         os.fchmod(file.fileno(), 0o600)
         os.posix_fallocate(file.fileno(), 0, _SWAP_MIB << 20)

@@ -116,6 +116,8 @@ class Executor:
         self._calls.mprotect(_address(page), n * PAGE, prot)
 
     def do_madvise(self, page: int, n: int, advice: int) -> None:
+        if masks.never_returns(self._calls, _address(page), n * PAGE, advice):
+            return
         self._calls.madvise(_address(page), n * PAGE, advice)
 
     def do_page_out(self, page: int, n: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.conformance.world import MemorySignal
+from writewatch.abi.mman import MADV_GUARD_INSTALL
 from writewatch.abi.pagemap import (
     PAGE_IS_SOFT_DIRTY,
     PM_FILE,
@@ -32,6 +33,20 @@ CATEGORY_BITS: Final = ~PAGE_IS_SOFT_DIRTY
 
 #: Features up to MOVE; a newer kernel reports more.
 _FEATURES: Final = (1 << 17) - 1
+
+
+def never_returns(calls: Any, addr: int, length: int, advice: int) -> bool:
+    """Whether Linux would not come back from an madvise.
+
+    MADV_GUARD_INSTALL over file memory with uffd-wp bits: zapping leaves markers, which it zaps again, for
+    ever (seen on 6.18.44). Over anonymous memory it is drawn and compared.
+    """
+    if advice != MADV_GUARD_INSTALL:
+        return False
+    return any(
+        vma.start < addr + length and addr < vma.end and (vma.inode or vma.is_shared)
+        for vma in calls.vmas(None)
+    )
 
 
 def features(word: int) -> int:

@@ -58,6 +58,8 @@ _ADVICE: Final = (
 )
 _MASKS: Final = (W, W, W, W, 0, P, W | P, A, A | W, ALL, G)
 
+_PROLOGUE: Final = 9  # operations that every script starts with
+
 Range = tuple[int, int]
 
 
@@ -76,26 +78,38 @@ class Script:
         self._files: dict[str, str] = {}
         self._count = 0
         self._n_processes = 1
+        self._registered: list[tuple[str, int, int]] = []
         self._waits = "wait" in options
         self._features = _WAITING_FEATURES if self._waits else _FEATURES
         weights = {name: weight for name, (weight, need) in _WEIGHTS.items() if not need or need in options}
+        if self._waits:
+            weights |= _WAITING_WEIGHTS
         self._names, self._weights = list(weights), list(weights.values())
 
     def operations(self, n: int) -> list[Operation]:
         """The next n operations; the first ones of a script map memory and open a context."""
-        return [self._prologue() if self._count < 6 else self._draw() for _ in range(n)]
+        return [self._prologue() if self._count < _PROLOGUE else self._draw() for _ in range(n)]
 
     def _prologue(self) -> Operation:
         self._count += 1
         steps: tuple[Callable[[], Operation], ...] = (
             lambda: ("map", 0, 32, RW, mman.MAP_PRIVATE, "", 0),
+            lambda: ("map", 508, 16, RW, self._rng.choice((mman.MAP_PRIVATE, mman.MAP_SHARED)), "", 0),
+            lambda: ("map", HUGE_START, 2 * PER_HUGE, RW, mman.MAP_PRIVATE, "", 0),
+            lambda: ("madvise", HUGE_START, 2 * PER_HUGE, mman.MADV_HUGEPAGE),
+            self._hugetlb_area,
             self.draw_file,
+            self.draw_map,
             self.draw_context,
-            self.draw_map,
-            self.draw_map,
             self.draw_register,
         )
         return steps[self._count - 1]()
+
+    def _hugetlb_area(self) -> Operation:
+        if "hugetlb" not in self._options:
+            return self.draw_file()
+        flags = self._rng.choice((mman.MAP_PRIVATE, mman.MAP_SHARED)) | mman.MAP_HUGETLB
+        return ("map", HUGETLB_START, 2 * PER_HUGE, RW, flags, "", 0)
 
     def _draw(self) -> Operation:
         self._count += 1
@@ -127,20 +141,20 @@ class Script:
     def _range(self) -> Range:
         draws = [self._small] * 6
         if "thp" in self._options:
-            draws += [self._huge] * 2
+            draws.append(self._huge)
         if "hugetlb" in self._options:
             draws.append(self._hugetlb)
         return self._rng.choice(draws)()
 
     def _page(self) -> int:
-        page, n = self._range()
+        page, n = self._range() if self._rng.random() < 0.6 else self._known()[1:]
         return page + self._rng.randrange(n)
 
     def _context(self) -> str:
         return self._rng.choice(self._contexts) if self._contexts else "none"
 
     def _prot(self) -> int:
-        return self._rng.choice((RW, RW, RW, mman.PROT_READ, mman.PROT_NONE))
+        return self._rng.choice((RW, RW, RW, RW, mman.PROT_READ, mman.PROT_NONE))
 
     def _value(self) -> int:
         return self._rng.randrange(1, 256)
@@ -235,33 +249,49 @@ class Script:
         name = self._context()
         if name in self._contexts and len(self._contexts) > 1:
             self._contexts.remove(name)
+            self._registered = [known for known in self._registered if known[0] != name]
         return ("close", name)
 
     def draw_register(self) -> Operation:
         mode = self._rng.choice((2, 2, 2, 2, 3, 1, 4, 6, 7))
-        return ("register", self._context(), *self._range(), mode)
+        place = self._context(), *self._range()
+        self._registered = [*self._registered[-3:], place]
+        return ("register", *place, mode)
+
+    def _known(self) -> tuple[str, int, int]:
+        """A context and a range, mostly one that was registered, or a part of it."""
+        if not self._registered or self._rng.random() < 0.2:
+            return self._context(), *self._range()
+        name, page, n = self._rng.choice(self._registered)
+        if self._rng.random() < 0.6:
+            return name, page, n
+        skip = self._rng.randrange(n)
+        return name, page + skip, self._rng.randrange(1, n - skip + 1)
 
     def draw_unregister(self) -> Operation:
-        return ("unregister", self._context(), *self._range())
+        return ("unregister", *self._known())
+
+    def draw_wake(self) -> Operation:
+        return ("wake", *self._known())
 
     def draw_writeprotect(self) -> Operation:
-        return ("writeprotect", self._context(), *self._range(), self._rng.choice((1, 1, 1, 0, 2, 3)))
+        return ("writeprotect", *self._known(), self._rng.choice((1, 1, 1, 0, 0, 2, 3)))
 
     def draw_copy(self) -> Operation:
-        return ("copy", self._context(), *self._range(), self._page(), self._rng.choice((0, 0, 2, 2, 1, 4)))
+        return ("copy", *self._known(), self._page(), self._rng.choice((0, 0, 2, 2, 1, 4)))
 
     def draw_zeropage(self) -> Operation:
-        return ("zeropage", self._context(), *self._range(), self._rng.choice((0, 0, 1, 2)))
+        return ("zeropage", *self._known(), self._rng.choice((0, 0, 1, 2)))
 
     def draw_continue(self) -> Operation:
-        return ("continue", self._context(), *self._range(), self._rng.choice((0, 0, 2)))
+        return ("continue", *self._known(), self._rng.choice((0, 0, 2)))
 
     def draw_poison(self) -> Operation:
-        return ("poison", self._context(), *self._range(), 0)
+        return ("poison", *self._known(), 0)
 
     def draw_move(self) -> Operation:
         source, _ = self._range()
-        return ("move", self._context(), *self._range(), source, self._rng.choice((0, 2)))
+        return ("move", *self._known(), source, self._rng.choice((0, 2)))
 
     # ---- processes and threads -------------------------------------------------------------------
 
@@ -293,14 +323,24 @@ class Script:
         return ("scan", page, n, rng.randrange(4), rng.choice(_MASKS), anyof, inverted, returns, vec, limit)
 
     def draw_collect(self) -> Operation:
-        return ("scan", *self._range(), GET_AND_PROTECT, W, 0, 0, W, self._rng.choice((1, 8, 1024)), 0)
+        return ("scan", *self._known()[1:], GET_AND_PROTECT, W, 0, 0, W, self._rng.choice((1, 8, 1024)), 0)
 
+
+#: More of what ends a wait, where operations wait.
+_WAITING_WEIGHTS: Final = {
+    "wake": 8,
+    "messages": 10,
+    "copy": 8,
+    "zeropage": 6,
+    "writeprotect": 16,
+    "close": 3,
+}
 
 #: Weight of each operation, and the option that it needs.
 _WEIGHTS: Final[dict[str, tuple[int, str]]] = {
     "file": (1, ""),
     "map": (6, ""),
-    "unmap": (3, ""),
+    "unmap": (2, ""),
     "mprotect": (4, ""),
     "madvise": (8, ""),
     "page_out": (1, "swap"),
@@ -323,6 +363,7 @@ _WEIGHTS: Final[dict[str, tuple[int, str]]] = {
     "poison": (1, ""),
     "move": (1, ""),
     "messages": (1, ""),
+    "wake": (1, "wait"),
     "fork": (1, "fork"),
     "switch": (3, "fork"),
     "exit": (1, "fork"),
