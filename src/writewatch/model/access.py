@@ -13,8 +13,8 @@ from writewatch.model.signals import MustWait
 from writewatch.model.waits import Steps
 
 
-def _pieces(mm: Mm, addr: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """(address, position, length) of the part in each page."""
+def pieces(mm: Mm, addr: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """(address, position, length) of the part of a range in each page."""
     size = mm.machine.page_size
     at = 0
     while at < length:
@@ -31,7 +31,7 @@ def load(mm: Mm, addr: int, length: int, *, user: bool = True) -> bytes:
         MustWait: A userfaultfd has to serve a page.
     """
     parts = []
-    for at, _, count in _pieces(mm, addr, length):
+    for at, _, count in pieces(mm, addr, length):
         pfn = resolve(mm, at, write=False, user=user)
         parts.append(mm.machine.frames.read(pfn, at % mm.machine.page_size, count))
     return b"".join(parts)
@@ -39,7 +39,7 @@ def load(mm: Mm, addr: int, length: int, *, user: bool = True) -> bytes:
 
 def store(mm: Mm, addr: int, data: bytes, *, user: bool = True) -> None:
     """Write memory; what is before a page that raises has been written."""
-    for at, position, count in _pieces(mm, addr, len(data)):
+    for at, position, count in pieces(mm, addr, len(data)):
         pfn = resolve(mm, at, write=True, user=user)
         mm.machine.frames.write(pfn, at % mm.machine.page_size, data[position : position + count])
 
@@ -52,7 +52,7 @@ def store(mm: Mm, addr: int, data: bytes, *, user: bool = True) -> None:
 def load_steps(mm: Mm, addr: int, length: int, *, user: bool = True) -> Steps[bytes]:
     """``load`` that can be interleaved and can sleep."""
     parts = []
-    for at, _, count in _pieces(mm, addr, length):
+    for at, _, count in pieces(mm, addr, length):
         pfn = yield from _reach(mm, at, write=False, user=user)
         parts.append(mm.machine.frames.read(pfn, at % mm.machine.page_size, count))
         yield None
@@ -61,7 +61,7 @@ def load_steps(mm: Mm, addr: int, length: int, *, user: bool = True) -> Steps[by
 
 def store_steps(mm: Mm, addr: int, data: bytes, *, user: bool = True) -> Steps[None]:
     """``store`` that can be interleaved and can sleep."""
-    for at, position, count in _pieces(mm, addr, len(data)):
+    for at, position, count in pieces(mm, addr, len(data)):
         pfn = yield from _reach(mm, at, write=True, user=user)
         mm.machine.frames.write(pfn, at % mm.machine.page_size, data[position : position + count])
         yield None

@@ -276,6 +276,15 @@ class ModelCalls(Process):
     def _load_steps(self, addr: int, length: int) -> Steps[bytes]:
         return (yield from access.load_steps(self.mm, addr, length))
 
+    def peek(self, addr: int, length: int) -> bytes:
+        # As process_vm_readv(2): an access of the kernel.
+        self.machine.thread_id = self.pid
+        read = bytearray()
+        with contextlib.suppress(MemoryFault):
+            for at, _, count in access.pieces(self.mm, addr, length):
+                read += access.load(self.mm, at, count, user=False)
+        return bytes(read)
+
     def store(self, addr: int, data: bytes) -> None:
         self.machine.thread_id = self.pid
         try:

@@ -35,7 +35,7 @@ from writewatch.model.huge import thp_allowed
 from writewatch.model.migrate import finish_migration
 from writewatch.model.mm import Mm
 from writewatch.model.page_table import PteTable
-from writewatch.model.signals import BUS_MCEERR_AR, SEGV_ACCERR, SEGV_MAPERR, BusError, Segfault
+from writewatch.model.signals import SEGV_ACCERR, SEGV_MAPERR, Segfault
 from writewatch.model.vma import VM_EXEC, VM_READ, VM_WRITE, Vma
 from writewatch.model.vmf import Fault
 
@@ -153,7 +153,7 @@ def handle_pte_marker(fault: Fault, pte: int) -> None:
     """An entry that only remembers something: poison and guard end the access, uffd-wp is carried over."""
     # Compare mm/memory.c:handle_pte_marker(), pte_marker_handle_uffd_wp().
     if pte & p.POISON:
-        raise BusError(fault.addr, BUS_MCEERR_AR)
+        raise fault.poisoned()
     if pte & p.GUARD:
         raise Segfault(fault.at, SEGV_MAPERR)
     if fault.vma.uffd_wp:

@@ -9,7 +9,7 @@ from writewatch.model import page_cache
 from writewatch.model import pte as p
 from writewatch.model.fault_anon import writable
 from writewatch.model.frames import ANON
-from writewatch.model.signals import BUS_ADRERR, BUS_MCEERR_AR, BusError
+from writewatch.model.signals import BUS_ADRERR, BusError
 from writewatch.model.uffd import handle_userfault
 from writewatch.model.vma import VM_SHARED, VM_UFFD_MINOR, VM_UFFD_MISSING, VM_UFFD_WP, VM_WRITE
 from writewatch.model.vmf import Fault
@@ -21,7 +21,7 @@ def hugetlb_fault(fault: Fault) -> None:
     leaf = fault.mm.table.leaf(fault.addr)
     if not leaf or leaf & p.MARKER:
         if leaf & p.POISON:
-            raise BusError(fault.addr, BUS_MCEERR_AR)
+            raise fault.poisoned()
         fault.kept = leaf & p.UFFD_WP
         _no_page(fault)
         return

@@ -31,6 +31,7 @@ class Settings:
         hugetlb_pages: ``vm.nr_hugepages``.
         swap_pages: Base pages of swap.
         soft_dirty: CONFIG_MEM_SOFT_DIRTY.
+        memory_failure: CONFIG_MEMORY_FAILURE.
         fault_around_bytes: Window that a read fault of a file maps at once.
         privileged: Whether processes have CAP_SYS_PTRACE and CAP_SYS_ADMIN.
         strict: Refuse to un-protect through an asynchronous context, as the review of the first patch asked.
@@ -45,6 +46,7 @@ class Settings:
     hugetlb_pages: int = 64
     swap_pages: int = 16384
     soft_dirty: bool = False
+    memory_failure: bool = False
     fault_around_bytes: int = 65536
     privileged: bool = True
     strict: bool = False

@@ -17,6 +17,7 @@ from writewatch.model.huge import split_huge_pmd, split_vma
 from writewatch.model.mm import Mm, failure
 from writewatch.model.populate import populate_range
 from writewatch.model.reclaim import page_out, read_ahead, split_cut_leaves
+from writewatch.model.signals import NeverReturns
 from writewatch.model.uffd import send_event
 from writewatch.model.vma import (
     VM_DONTCOPY,
@@ -236,7 +237,11 @@ def _guard_install(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
     _check_guard(vma, allow_locked=False)
     if vma.is_anonymous:
         mm.prepare_anon(vma)
-    zap_range(mm, vma, start, end, DONTNEED)
+    zap_range(mm, vma, start, end, TRUNCATE)
+    if any(pte & p.UFFD_WP and not pte & p.GUARD for _, pte in mm.table.ptes(start, end)):
+        # Guards go into empty entries; what is not empty is unmapped first, and tried again. Unmapping a protected
+        # page of a file leaves a marker, so Linux (6.18.44) starts over for ever.
+        raise NeverReturns("MADV_GUARD_INSTALL over write-protected pages of a file")
     for low, high in mm.table.steps(start, end):
         mm.table.table(low)
         for addr in range(low, high, mm.machine.page_size):

@@ -105,11 +105,14 @@ def _check_vma(mm: Mm, vma: Vma, request: _Request) -> None:
     # Compare mm/mremap.c:check_prep_vma().
     if vma.is_hugetlb:
         _round_huge(mm, request)
+    if request.new <= request.old and not request.places:
+        # Nothing new is mapped, so nothing else is asked.
+        return
     if not request.old and not vma.flags & VM_MAYSHARE:
         raise failure(errno.EINVAL, "mremap")
     if request.flags & mman.MREMAP_DONTUNMAP and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
         raise failure(errno.EINVAL, "mremap")
-    if request.old > vma.end - request.addr and not (request.new < request.old and not request.places):
+    if request.old > vma.end - request.addr:
         raise failure(errno.EFAULT, "mremap")
     if request.new > request.old and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
         raise failure(errno.EFAULT, "mremap")
@@ -154,16 +157,18 @@ def _move_all(mm: Mm, request: _Request) -> int:
     start, end, to = request.addr, request.addr + request.old, request.to
     if not request.old:
         end = start + mm.machine.page_size
-    pieces = mm.vmas.overlapping(start, end)
-    if not pieces or pieces[0].start > start:
+    if mm.vmas.find(start) is None:
         raise failure(errno.EFAULT, "mremap")
-    for number, vma in enumerate(pieces):
-        if vma.context is not None and (number or vma.end < end):
+    at = start
+    while at < end and (pieces := mm.vmas.overlapping(at, end)):
+        vma = pieces[0]
+        if vma.context is not None and (at > start or vma.end < end):
+            # What was moved so far stays moved.
             raise failure(errno.EFAULT, "mremap")
-        request.addr = max(vma.start, start)
+        request.addr, at = max(vma.start, at), min(vma.end, end)
         request.to = to + request.addr - start
         if request.old:
-            request.old = request.new = min(vma.end, end) - request.addr
+            request.old = request.new = at - request.addr
         _check_vma(mm, vma, request)
         _place(mm, vma, request)
     return to

@@ -73,7 +73,8 @@ def _show_present(mm: Mm, entry: int, addr: int, privileged: bool) -> int:
     pfn = p.number(entry) + (mm.table.index(addr) if entry & p.HUGE else 0)
     shown = abi.PM_PRESENT | (pfn & abi.PM_PFRAME_MASK if privileged else 0)
     if entry & p.ZERO:
-        return shown
+        # pagemap_pmd_range() takes the huge zero page for a page of a file; PAGEMAP_SCAN does not.
+        return shown | (abi.PM_FILE if entry & p.HUGE else 0)
     if not mm.is_anon_page(entry):
         shown |= abi.PM_FILE
     if mm.machine.frames.mapcount[pfn] == 1:

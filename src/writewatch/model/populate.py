@@ -13,7 +13,7 @@ import errno
 from writewatch.model.fault import resolve
 from writewatch.model.huge import split_vma
 from writewatch.model.mm import Mm, failure
-from writewatch.model.signals import BUS_MCEERR_AR, BusError, MemoryFault, MustWait
+from writewatch.model.signals import MemoryFault, MustWait, Poisoned
 from writewatch.model.vma import VM_LOCKED, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE, Vma
 from writewatch.model.waits import Steps
 
@@ -32,8 +32,7 @@ def populate_range(mm: Mm, start: int, end: int, *, write: bool) -> Steps[None]:
         try:
             yield from fault_in(mm, addr, write=write)
         except MemoryFault as fault:
-            poisoned = isinstance(fault, BusError) and fault.code == BUS_MCEERR_AR
-            raise failure(EHWPOISON if poisoned else errno.EFAULT, "madvise") from fault
+            raise failure(EHWPOISON if isinstance(fault, Poisoned) else errno.EFAULT, "madvise") from fault
 
 
 def fault_in(mm: Mm, addr: int, *, write: bool, user: bool = False) -> Steps[int]:

@@ -46,6 +46,14 @@ class BusError(MemoryFault):
     signal = int(_signal.SIGBUS)
 
 
+class Poisoned(BusError):
+    """SIGBUS on a poisoned page. A kernel without CONFIG_MEMORY_FAILURE has no si_code of its own for it."""
+
+
+class NeverReturns(Exception):
+    """A call that Linux (6.18.44) is never done with: it runs in circles in the kernel until the process is killed."""
+
+
 class MustWait(Exception):
     """Raised inside a fault that has to wait. The fault changed nothing; it is started again after the wake.
 

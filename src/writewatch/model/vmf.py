@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from writewatch.model.mm import Mm
+from writewatch.model.signals import BUS_ADRERR, BUS_MCEERR_AR, Poisoned
 from writewatch.model.vma import Vma
 
 
@@ -28,6 +29,11 @@ class Fault:
     write: bool
     user: bool
     kept: int = 0
+
+    def poisoned(self) -> Poisoned:
+        """The end of an access to a poisoned page."""
+        code = BUS_MCEERR_AR if self.mm.machine.settings.memory_failure else BUS_ADRERR
+        return Poisoned(self.at, code)
 
     def count(self, kind: str) -> None:
         """The fault was resolved, in this way."""
