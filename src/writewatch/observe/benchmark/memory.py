@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,21 @@ def allocate(size_bytes: int, kind: PageKind) -> Memory:
         OSError: ENOMEM, or EINVAL for ``thp`` on a kernel built without it.
     """
     mapping = mmap.mmap(-1, size_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    mapping.madvise(mmap.MADV_HUGEPAGE if kind == "thp" else mmap.MADV_NOHUGEPAGE)
+    _ask_for(kind, mapping)
     whole = np.frombuffer(mapping, np.uint8)
     skip = -whole.ctypes.data % _HUGE_PAGE
     buffer = whole[skip : skip + size_bytes]
     buffer.fill(1)
     return Memory(buffer, kind)
+
+
+def _ask_for(kind: PageKind, mapping: mmap.mmap) -> None:
+    try:
+        mapping.madvise(mmap.MADV_HUGEPAGE if kind == "thp" else mmap.MADV_NOHUGEPAGE)
+    except OSError as error:
+        # A kernel without CONFIG_TRANSPARENT_HUGEPAGE knows neither advice, and has base pages only.
+        if kind == "thp" or error.errno != errno.EINVAL:
+            raise
 
 
 def huge_share(size_bytes: int) -> float:
