@@ -143,9 +143,9 @@ class ModelWorld(World):
         return frozenset(self._own.vm_flags(addr))
 
     def store_faults(self, addr: int, data: bytes) -> int:
-        before = self.calls.minor_faults()
+        before = self.calls.completed_faults()
         self.calls.store(addr, data)
-        return self.calls.minor_faults() - before
+        return self.calls.completed_faults() - before
 
     def touch(self, addresses: Sequence[int], value: int = 1) -> None:
         self._own.touch(list(addresses), value)

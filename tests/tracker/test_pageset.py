@@ -91,7 +91,7 @@ def test_what_was_returned_is_not_touched_by_later_additions() -> None:
 
 @given(spans(), seeds)
 def test_every_page_has_a_value_of_its_own(inside: Runs, seed: int) -> None:
-    values = PageValues(inside)
+    values = PageValues(inside, np.uint64)
     truth: dict[int, int] = {}
     for round_, share in enumerate((0.5, 0.1)):
         runs = intersection(random_pages(seed + round_, share), inside)

@@ -140,12 +140,16 @@ class KernelCalls(Protocol):
         """``pinned_bytes`` of a descriptor of ``open_status``, at half the cost."""
         ...
 
-    def minor_faults(self) -> int:
-        """``ru_minflt`` of the whole process: faults that have completed, of all threads."""
+    def completed_faults(self) -> int:
+        """``ru_minflt + ru_majflt`` of the whole process: faults that have completed, of all threads.
+
+        A fault that waited, for the disk or for a lock, is a major one, whatever it found. One that another process
+        takes on this memory (process_vm_writev(2), ptrace) counts there.
+        """
         ...
 
-    def own_minor_faults(self) -> int:
-        """``ru_minflt`` of the calling thread alone (``RUSAGE_THREAD``)."""
+    def own_completed_faults(self) -> int:
+        """The same of the calling thread alone (``RUSAGE_THREAD``)."""
         ...
 
     # ---- the mm ----------------------------------------------------------------------------------

@@ -122,11 +122,13 @@ class LinuxCalls:
     def read_pinned(self, fd: int) -> int:
         return status_bytes(os.pread(fd, _STATUS_BYTES, 0), b"VmPin:")
 
-    def minor_faults(self) -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    def completed_faults(self) -> int:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return usage.ru_minflt + usage.ru_majflt
 
-    def own_minor_faults(self) -> int:
-        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    def own_completed_faults(self) -> int:
+        usage = resource.getrusage(resource.RUSAGE_THREAD)
+        return usage.ru_minflt + usage.ru_majflt
 
     # ---- the mm ----------------------------------------------------------------------------------
 

@@ -51,20 +51,22 @@ def store(mm: Mm, addr: int, data: bytes, *, user: bool = True) -> None:
 
 def load_steps(mm: Mm, addr: int, length: int, *, user: bool = True) -> Steps[bytes]:
     """``load`` that can be interleaved and can sleep."""
-    parts = []
-    for at, _, count in pieces(mm, addr, length):
+    parts: list[bytes] = []
+    for at, position, count in pieces(mm, addr, length):
+        if position:
+            yield None
         pfn = yield from _reach(mm, at, write=False, user=user)
         parts.append(mm.machine.frames.read(pfn, at % mm.machine.page_size, count))
-        yield None
     return b"".join(parts)
 
 
 def store_steps(mm: Mm, addr: int, data: bytes, *, user: bool = True) -> Steps[None]:
     """``store`` that can be interleaved and can sleep."""
     for at, position, count in pieces(mm, addr, len(data)):
+        if position:
+            yield None
         pfn = yield from _reach(mm, at, write=True, user=user)
         mm.machine.frames.write(pfn, at % mm.machine.page_size, data[position : position + count])
-        yield None
 
 
 def _reach(mm: Mm, addr: int, *, write: bool, user: bool) -> Steps[int]:
@@ -79,6 +81,7 @@ def _reach(mm: Mm, addr: int, *, write: bool, user: bool) -> Steps[int]:
             vma = vma_for(mm, addr, write=write)
             handle_mm_fault(mm, vma, addr, write=write, user=user)
         except MustWait as sleep:
-            while not sleep.wait.done:
-                yield sleep.wait
+            wait = sleep.wait
+            while not wait.done:
+                yield wait
         yield None

@@ -94,12 +94,12 @@ class ModelCalls(Process):
         while True:
             try:
                 self._dispatch(context, request, argument)
-                break
+                return
             except MustWait as sleep:
                 # UFFDIO_COPY reads memory that another userfaultfd serves.
-                while not sleep.wait.done:
-                    yield sleep.wait
-        yield None
+                wait = sleep.wait
+            while not wait.done:
+                yield wait
 
     def _dispatch(self, context: Context, request: int, argument: abi.UffdioArgument) -> None:
         match argument:
@@ -202,10 +202,10 @@ class ModelCalls(Process):
         self.descriptors.status(fd)
         return 0
 
-    def minor_faults(self) -> int:
+    def completed_faults(self) -> int:
         return self.n_minor_faults
 
-    def own_minor_faults(self) -> int:
+    def own_completed_faults(self) -> int:
         # The first thread's: a call outside a task is made by it.
         return self.n_own_minor_faults
 

@@ -224,10 +224,11 @@ def _cached(fill: Fill, vma: Vma, addr: int) -> int:
 
 
 def _install(fill: Fill, vma: Vma, addr: int, pfn: int) -> None:
-    # Compare mm/userfaultfd.c:mfill_atomic_install_pte(): a uffd-wp marker is overwritten, nothing else is.
+    # Compare mm/userfaultfd.c:mfill_atomic_install_pte(): a marker of any kind is overwritten.
     mm = fill.context.mm
     _check_size(fill, vma, addr)
-    if mm.table.pte(addr) not in {p.EMPTY, p.UFFD_WP_MARKER}:
+    pte = mm.table.pte(addr)
+    if pte and not pte & p.MARKER:
         raise fill.fail(errno.EEXIST)
     entry = p.present(pfn, mm.machine.dirtied | p.ACCESSED)
     is_anon = mm.machine.frames.kind[pfn] == ANON

@@ -3,6 +3,8 @@
 A frame is a number. Its content is one fill byte, except for at most one odd byte, until a store needs
 more: only then does the frame own ``page_size`` bytes. So a terabyte that was touched here and there fits.
 
+``compound`` marks the frames of a large anonymous folio, however it is mapped; ``folio.py`` ends that.
+
 Invariant: ``refs`` = mappings + 1 if a page cache holds the frame + 1 if the swap cache does. A frame whose
 ``refs`` reach 0 is freed, poisoned, and never read again; reading a free frame is an error of the model.
 """
@@ -38,6 +40,7 @@ class Frames:
         self.kind = np.zeros(64, np.uint8)
         self.mapcount = np.zeros(64, np.int32)
         self.refs = np.zeros(64, np.int32)
+        self.compound = np.zeros(64, np.bool_)
         self._fill = np.zeros(64, np.uint8)
         self._odd_at = np.full(64, _NO_ODD, np.int32)
         self._odd = np.zeros(64, np.uint8)
@@ -59,6 +62,7 @@ class Frames:
             self._free.extend(range(skipped, skipped + gap))
         first = self._extend(n_frames)
         self._reset(slice(first, first + n_frames), kind)
+        self.compound[first : first + n_frames] = kind == ANON
         return first
 
     def allocate_many(self, kind: int, n_frames: int) -> NDArray[np.int64]:
@@ -75,7 +79,7 @@ class Frames:
         return first
 
     def _grow(self, size: int) -> None:
-        for name in ("kind", "mapcount", "refs", "_fill", "_odd_at", "_odd"):
+        for name in ("kind", "mapcount", "refs", "compound", "_fill", "_odd_at", "_odd"):
             old = getattr(self, name)
             new = np.zeros(size, old.dtype)
             new[: len(old)] = old
@@ -85,6 +89,7 @@ class Frames:
         self.kind[frames] = kind
         self.mapcount[frames] = 0
         self.refs[frames] = 0
+        self.compound[frames] = False
         self._fill[frames] = 0
         self._odd_at[frames] = _NO_ODD
 
@@ -127,6 +132,11 @@ class Frames:
         """Whether one mapping is all that refers to an anonymous frame, so that a write may reuse it."""
         # Compare mm/memory.c:wp_can_reuse_anon_folio().
         return bool(self.kind[pfn] == ANON and self.refs[pfn] == 1)
+
+    @property
+    def n_used(self) -> int:
+        """Frames that have ever been used: numbers below this one."""
+        return self._n_used
 
     @property
     def n_allocated(self) -> int:
@@ -176,6 +186,13 @@ class Frames:
         expanded = bytearray(self.read(pfn, 0, self.page_size))
         self._bytes[pfn] = expanded
         return expanded
+
+    def is_zero(self, pfn: int) -> bool:
+        """Whether a frame holds nothing but zeros."""
+        stored = self._bytes.get(pfn)
+        if stored is not None:
+            return not any(stored)
+        return not self._fill[pfn] and (self._odd_at[pfn] == _NO_ODD or not self._odd[pfn])
 
     def content(self, pfn: int) -> Content:
         """All of a frame, to be put into another one or into swap."""

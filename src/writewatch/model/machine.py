@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -67,6 +68,7 @@ class Machine:
         swap: The swap area.
         counters: What the kernel counted.
         mms: Every mm that is alive.
+        files: Every file there has been.
         processes: Process id -> process.
         tasks: Threads that were started and whose end nobody has seen yet.
         thread_id: Of the thread that is running now.
@@ -85,6 +87,7 @@ class Machine:
         self.swap = Swap(self.frames, self.settings.swap_pages)
         self.counters = Counters()
         self.mms: list[Mm] = []
+        self.files: list[File] = []
         self.processes: dict[int, Any] = {}
         self.tasks: list[Task] = []
         self.thread_id = 0
@@ -120,7 +123,18 @@ class Machine:
         """A file of zeros."""
         self._next_inode += 1
         unit = self.huge_page_size if kind == HUGETLB else self.page_size
-        return File(kind, self._next_inode, name, unit, size)
+        file = File(kind, self._next_inode, name, unit, size)
+        self.files.append(file)
+        return file
+
+    def holders(self) -> Counter[int]:
+        """Frame -> how many hold it that do not map it: page caches and the swap cache."""
+        held = Counter(self.swap.cached())
+        for file in self.files:
+            n = self.pages_per_huge if file.kind == HUGETLB else 1
+            for pfn in file.pages.values():
+                held.update(range(pfn, pfn + n))
+        return held
 
     # ---- hugetlb ---------------------------------------------------------------------------------
 

@@ -13,10 +13,11 @@ from writewatch.abi import mman
 from writewatch.abi.userfaultfd import UFFD_EVENT_REMOVE, UFFD_FEATURE_EVENT_REMOVE, UffdMsg
 from writewatch.model import pte as p
 from writewatch.model.collapse import collapse
-from writewatch.model.huge import split_huge_pmd, split_vma
+from writewatch.model.folio import split_folio
+from writewatch.model.huge import split_vma
 from writewatch.model.mm import Mm, failure
 from writewatch.model.populate import populate_range
-from writewatch.model.reclaim import page_out, read_ahead, split_cut_leaves
+from writewatch.model.reclaim import page_out, read_ahead, split_cut_leaves, split_parts
 from writewatch.model.signals import NeverReturns
 from writewatch.model.uffd import send_event
 from writewatch.model.vma import (
@@ -185,7 +186,8 @@ def _free(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
         raise failure(errno.EINVAL, _CALL)
     for low, high, entry in list(mm.table.walk(start, min(end, found.end))):
         if isinstance(entry, int):
-            _free_leaf(mm, found, low, high, entry)
+            _free_leaf(mm, low, high, entry)
+    split_parts(mm, start, min(end, found.end))
     for addr, pte in mm.table.ptes(start, min(end, found.end)):
         if pte & p.SWAP or pte & p.POISON:
             mm.table.set_pte(addr, p.EMPTY)
@@ -195,13 +197,13 @@ def _free(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
             mm.set_pte(addr, pte & ~(p.DIRTY | p.ACCESSED))
 
 
-def _free_leaf(mm: Mm, vma: Vma, low: int, high: int, leaf: int) -> None:
+def _free_leaf(mm: Mm, low: int, high: int, leaf: int) -> None:
     # Compare mm/huge_memory.c:madvise_free_huge_pmd().
     pfn, n = p.number(leaf), mm.machine.pages_per_huge
     if leaf & p.ZERO or (mm.machine.frames.mapcount[pfn : pfn + n] != 1).any():
         return
     if high - low != mm.machine.huge_page_size:
-        split_huge_pmd(mm, vma, low)
+        split_folio(mm, pfn)
         return
     mm.machine.lazy_free.update(range(pfn, pfn + n))
     mm.table.set_leaf(low, leaf & ~(p.DIRTY | p.ACCESSED))

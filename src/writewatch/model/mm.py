@@ -1,11 +1,6 @@
 """The mm: VMAs and page tables of one or more threads, and the few helpers that every operation uses.
 
-Invariants (``check`` asserts them; tests call it after every step):
-
-1. Where an entry is not empty, a VMA is.
-2. A frame's ``mapcount`` is the number of entries that map it, over all mms; a free frame has none.
-3. An entry with uffd-wp is not writable.
-4. Anonymous memory of a VMA without a context holds no marker of uffd-wp.
+The invariants are in ``check.py``.
 """
 
 from __future__ import annotations
@@ -15,11 +10,13 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from writewatch.abi.userfaultfd import UffdMsg
 from writewatch.model import pte as p
 from writewatch.model.files import REGULAR
 from writewatch.model.frames import ANON
 from writewatch.model.page_table import PageTable
 from writewatch.model.vma import VM_ACCESS, VM_SHARED, VM_SOFTDIRTY, VM_WRITE, Vma, VmaList
+from writewatch.model.waits import Steps, Wait
 
 if TYPE_CHECKING:
     from writewatch.model.machine import Machine
@@ -36,7 +33,15 @@ def failure(number: int, call: str) -> OSError:
 
 
 class Mm:
-    """One ``mm_struct``."""
+    """One ``mm_struct``.
+
+    Attributes:
+        machine: Whose memory it maps.
+        vmas, table: What is mapped.
+        alive: False once the last thread is gone.
+        n_minor_faults: Faults completed, of all threads; ``faults_by_thread`` splits them.
+        n_readers: Walks that hold the mmap lock.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -45,7 +50,26 @@ class Mm:
         self.alive = True
         self.n_minor_faults = 0
         self.faults_by_thread: Counter[int] = Counter()
+        self.n_readers = 0
+        self._writers: list[Wait] = []
         machine.mms.append(self)
+
+    # ---- the mmap lock ---------------------------------------------------------------------------
+
+    def end_read(self) -> None:
+        """A walk that held the mmap lock for reading is over."""
+        self.n_readers -= 1
+        if not self.n_readers:
+            for writer in self._writers:
+                writer.done = True
+            self._writers = []
+
+    def write_lock(self) -> Steps[None]:
+        """Sleep while a walk holds the mmap lock: what changes VMAs waits for it, a page fault does not."""
+        while self.n_readers:
+            wait = Wait(UffdMsg(), self.machine.thread_id)
+            self._writers.append(wait)
+            yield wait
 
     # ---- VMAs ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import errno
 
 from writewatch.abi import userfaultfd as abi
 from writewatch.model import pte as p
+from writewatch.model.folio import split_folio
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm, failure
 from writewatch.model.register import check_range
@@ -86,6 +87,9 @@ def _may_move(context: Context, src: Vma, dst: Vma) -> bool:
 
 def _move_one(mm: Mm, src_vma: Vma, dst: int, src: int, left: int, *, allow_holes: bool) -> tuple[int, int]:
     size = mm.machine.huge_page_size
+    if not mm.table.is_reached(src) and not allow_holes:
+        return 0, errno.ENOENT
+    mm.table.reach(src)
     mm.table.reach(dst)
     if isinstance(mm.table.pmd(dst), int):
         return 0, errno.EEXIST
@@ -118,9 +122,13 @@ def _move_huge(mm: Mm, dst: int, src: int, leaf: int) -> tuple[int, int]:
 
 def _move_pte(mm: Mm, dst: int, src: int, *, allow_holes: bool) -> int:
     # Compare mm/userfaultfd.c:move_pages_pte().
-    pte = mm.table.pte(src)
     if mm.table.pte(dst):
         return errno.EEXIST
+    pte = mm.table.pte(src)
+    if pte & p.PRESENT and not pte & p.ZERO and mm.machine.frames.is_exclusive(p.number(pte)):
+        # A part of a large folio does not move; the folio is split, which may put the zero page here.
+        split_folio(mm, p.number(pte))
+        pte = mm.table.pte(src)
     if not pte:
         return 0 if allow_holes else errno.ENOENT
     if pte & p.MARKER:

@@ -156,6 +156,10 @@ class PageTable:
         # Compare mm/memory.c:__pmd_alloc().
         self.puds.add(addr >> self.pud_shift)
 
+    def is_reached(self, addr: int) -> bool:
+        """Whether there is a page of PMDs for an address."""
+        return addr >> self.pud_shift in self.puds
+
     def table(self, addr: int) -> PteTable:
         """The PTE table of an address, allocated when there is none. Preconditions: no leaf is there."""
         # Compare mm/memory.c:__pte_alloc().
@@ -199,13 +203,28 @@ class PageTable:
         if at < end:
             yield at, end, None
 
+    def part(self, start: int, end: int) -> tuple[int, int, PmdEntry | None]:
+        """What a walk of the range meets first, found anew: for walks in whose middle tables come and go."""
+        index = start >> self.pmd_shift
+        entry = self.pmds.get(index)
+        if entry is not None:
+            return start, min(end, index + 1 << self.pmd_shift), entry
+        order = self._sorted()
+        at = bisect_left(order, index)
+        stop = order[at] << self.pmd_shift if at < len(order) else end
+        return start, min(stop, end), None
+
+    def _sorted(self) -> list[int]:
+        if self._order is None:
+            self._order = sorted(self.pmds)
+        return self._order
+
     def _indices(self, start: int, end: int) -> list[int]:
         first, last = start >> self.pmd_shift, (end - 1 >> self.pmd_shift) + 1
         if last - first <= 16:
             return [index for index in range(first, last) if index in self.pmds]
-        if self._order is None:
-            self._order = sorted(self.pmds)
-        return self._order[bisect_left(self._order, first) : bisect_left(self._order, last)]
+        order = self._sorted()
+        return order[bisect_left(order, first) : bisect_left(order, last)]
 
     def steps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """(start, end) of each PMD's part of a range, holes included."""

@@ -9,6 +9,7 @@ from typing import Any, Final, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from writewatch.abi.userfaultfd import UFFDIO_REGISTER, UFFDIO_UNREGISTER
 from writewatch.model import file_calls, fork
 from writewatch.model.batch import store_many
 from writewatch.model.descriptors import Descriptors
@@ -25,6 +26,12 @@ from writewatch.model.waits import Steps
 T = TypeVar("T")
 
 _STEPS: Final = "_{}_steps"
+_WRITERS: Final = {"mmap", "munmap", "mprotect", "mremap", "mlock", "fork"}
+
+
+def _changes_vmas(method: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether a call takes the mmap lock for writing."""
+    return method in _WRITERS or (method == "uffdio" and arguments[1] in {UFFDIO_REGISTER, UFFDIO_UNREGISTER})
 
 
 class Process:
@@ -64,14 +71,14 @@ class Process:
             self.machine.run_ready()
 
     def steps(self, method: str, *arguments: Any) -> Steps[Any]:
-        """A call, or ``fork``, in steps: for a task, or for ``explore``."""
-        steps = getattr(self, _STEPS.format(method), None)
-        return self._whole(method, arguments) if steps is None else steps(*arguments)
-
-    def _whole(self, method: str, arguments: tuple[Any, ...]) -> Steps[Any]:
-        value = getattr(self, method)(*arguments)
+        """A call, or ``fork``, in steps: for a task, or for ``explore``. Others may run before its first."""
         yield None
-        return value
+        if _changes_vmas(method, arguments):
+            yield from self.mm.write_lock()
+        steps = getattr(self, _STEPS.format(method), None)
+        if steps is None:
+            return getattr(self, method)(*arguments)
+        return (yield from steps(*arguments))
 
     def spawn(self, method: str, *arguments: Any) -> Task:
         """Start a call, or ``fork``, in a thread of its own; it runs until it ends or sleeps."""

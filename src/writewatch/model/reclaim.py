@@ -8,9 +8,12 @@ Truth: mm/madvise.c:madvise_cold_or_pageout_pte_range(), mm/rmap.c:try_to_unmap_
 
 from __future__ import annotations
 
+from collections import Counter
+
 from writewatch.model import page_cache
 from writewatch.model import pte as p
 from writewatch.model.files import SHMEM
+from writewatch.model.folio import split_folio
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm
 from writewatch.model.vma import Vma
@@ -18,9 +21,13 @@ from writewatch.model.vma import Vma
 
 def page_out(mm: Mm, vma: Vma, start: int, end: int) -> None:
     """Reclaim the pages of a range that nobody else maps."""
-    for low, _, entry in list(mm.table.walk(start, end)):
-        if isinstance(entry, int) and not entry & p.ZERO and _alone(mm, entry) and _can_leave(mm, vma):
-            split_huge_pmd(mm, vma, low)
+    for low, high, entry in list(mm.table.walk(start, end)):
+        if isinstance(entry, int) and not entry & p.ZERO and _alone(mm, entry):
+            if high - low != mm.machine.huge_page_size:
+                _split_leaf(mm, vma, low, entry)
+            elif _can_leave(mm, vma):
+                split_huge_pmd(mm, vma, low)
+    split_parts(mm, start, end)
     for addr, pte in mm.table.ptes(start, end):
         if pte & p.PRESENT and not pte & p.ZERO and mm.machine.frames.mapcount[p.number(pte)] == 1:
             if mm.is_anon_page(pte):
@@ -34,7 +41,26 @@ def split_cut_leaves(mm: Mm, vma: Vma, start: int, end: int) -> None:
     for low, high, entry in list(mm.table.walk(start, end)):
         cut = high - low != mm.machine.huge_page_size
         if isinstance(entry, int) and cut and not entry & p.ZERO and _alone(mm, entry):
-            split_huge_pmd(mm, vma, low)
+            _split_leaf(mm, vma, low, entry)
+    split_parts(mm, start, end)
+
+
+def _split_leaf(mm: Mm, vma: Vma, addr: int, leaf: int) -> None:
+    if vma.is_anonymous:
+        split_folio(mm, p.number(leaf))
+    else:
+        split_huge_pmd(mm, vma, addr)
+
+
+def split_parts(mm: Mm, start: int, end: int) -> None:
+    """Split the large folios that small entries of a range map a part of, and that nobody shares."""
+    frames, n = mm.machine.frames, mm.machine.pages_per_huge
+    ptes = [pte for _, pte in mm.table.ptes(start, end) if pte & p.PRESENT and not pte & p.ZERO]
+    parts = Counter(p.number(pte) // n for pte in ptes if frames.compound[p.number(pte)])
+    for head, mapped in parts.items():
+        shared = (frames.mapcount[head * n : head * n + n] > 1).any()
+        if mapped < n and not shared:
+            split_folio(mm, head * n)
 
 
 def _alone(mm: Mm, leaf: int) -> bool:

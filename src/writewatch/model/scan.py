@@ -132,12 +132,15 @@ def pagemap_scan(mm: Mm, argument: PmScanArg, write_vec: Writer) -> Steps[int]:
     while at < scan.end and error is None:
         stopped = False
         mm.machine.counters.locks["mmap_lock", "read"] += 1
+        mm.n_readers += 1
         try:
             yield from _walk(scan, at)
         except _Stop:
             stopped = True
         except OSError as failed:
             error = failed
+        finally:
+            mm.end_read()
         try:
             n_out += _flush(scan, n_out, write_vec)
         except OSError as failed:
@@ -199,7 +202,8 @@ def _checked(mm: Mm, argument: PmScanArg) -> _Scan:
 
 
 def _walk(scan: _Scan, start: int) -> Steps[None]:
-    for vma in scan.mm.vmas.overlapping(start, scan.end):
+    vmas = scan.mm.vmas.overlapping(start, scan.end)
+    for vma in vmas:
         if not _enter_vma(scan, vma):
             continue
         low, high = max(vma.start, start), min(vma.end, scan.end)
@@ -224,7 +228,13 @@ def _enter_vma(scan: _Scan, vma: Vma) -> bool:
 
 
 def _walk_pmds(scan: _Scan, vma: Vma, start: int, end: int) -> Steps[None]:
-    for low, high, entry in list(scan.mm.table.walk(start, end)):
+    at = start
+    while at < end:
+        if at > start:
+            # The page-table lock of one PMD is dropped, that of the next one not taken yet.
+            yield None
+        low, high, entry = scan.mm.table.part(at, end)
+        at = high
         if entry is None:
             _scan_hole(scan, vma, low, high)
         elif not isinstance(entry, int) or not _scan_leaf(scan, vma, low, high, entry):
@@ -235,7 +245,6 @@ def _walk_pmds(scan: _Scan, vma: Vma, start: int, end: int) -> Steps[None]:
             elif table is None:
                 # A huge page of a file was cut, and splitting it unmapped it: ACTION_AGAIN finds a hole.
                 _scan_hole(scan, vma, low, high)
-        yield None
 
 
 def _scan_hole(scan: _Scan, vma: Vma, start: int, end: int) -> None:
@@ -384,7 +393,7 @@ def _walk_hugetlb(scan: _Scan, vma: Vma, start: int, end: int) -> None:
     at = start
     while at < end:
         stop = min((at & -size) + size, end)
-        if table.pmd(at) is None and at >> table.pud_shift not in table.puds:
+        if table.pmd(at) is None and not table.is_reached(at):
             _scan_hole(scan, vma, at, stop)
         else:
             _scan_hugetlb(scan, at, stop)

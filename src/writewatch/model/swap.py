@@ -73,6 +73,10 @@ class Swap:
             self._frames.get(entry.pfn)
         return entry.pfn
 
+    def cached(self) -> list[int]:
+        """Frames that the swap cache holds."""
+        return [slot.pfn for slot in self._slots.values() if slot.pfn is not None]
+
     def resize(self, n_pages: int) -> None:
         """Turn swap on, off, or to another size; what is swapped out stays readable."""
         self.n_pages = n_pages

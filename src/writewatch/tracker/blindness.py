@@ -41,8 +41,9 @@ _FORKED: Final = (
     "is not seen here"
 )
 _FILES: Final = (
-    "{}: only stores of this process through the tracked mapping are seen; writes by other processes, through "
-    "other mappings, by write(2), truncate or a punched hole are not"
+    "{}: only stores of this process through the tracked mapping are seen; writes by other processes, through other "
+    "mappings or by write(2) are not, nor is content that is dropped (MADV_DONTNEED, MADV_REMOVE, truncate, a "
+    "punched hole)"
 )
 _RELATIVES: Final = (
     "process {} shares tracked memory (MAP_SHARED): what it writes there is not seen here; memory that nobody shares "

@@ -52,11 +52,11 @@ class ContentHash:
         self._calls = calls
         self._page_size = calls.page_size
         self.digest_name, self._digest = best_digest()
-        self._digests = PageValues(no_runs())
+        self._digests = PageValues(no_runs(), np.uint64)
 
     def adjust(self, wanted: Runs) -> None:
         """Hash what is new; keep the digests of what stays."""
-        before, after = self._digests, PageValues(wanted)
+        before, after = self._digests, PageValues(wanted, np.uint64)
         for first, last, values in after.parts(difference(wanted, before.pages)):
             digests, is_read = self._hash(first, last)
             if not is_read.all():
@@ -65,9 +65,7 @@ class ContentHash:
                     f"[{start:#x}, {end:#x}) cannot be read, so not be hashed", (self.name,)
                 )
             values[:] = digests
-        kept = intersection(wanted, before.pages)
-        for (_, _, old), (_, _, now) in zip(before.parts(kept), after.parts(kept), strict=True):
-            now[:] = old
+        after.take_over(before)
         self._digests = after
 
     def units(self, spans: Runs) -> list[Runs]:
@@ -100,7 +98,7 @@ class ContentHash:
 
     def close(self) -> None:
         """Forget the digests."""
-        self._digests = PageValues(no_runs())
+        self._digests = PageValues(no_runs(), np.uint64)
 
     def _hash(self, first: int, last: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         """Digests of a page run, and which pages could be read."""

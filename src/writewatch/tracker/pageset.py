@@ -8,12 +8,12 @@ consumer that does not collect for a week holds no more than that.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from writewatch.pages import Runs, clip, mask_of_runs, no_runs, normalise, runs_of_mask, total
+from writewatch.pages import Runs, clip, intersection, mask_of_runs, no_runs, normalise, runs_of_mask, total
 
 #: Runs are kept up to one for so many pages: turning to a bitmap and back costs more than it saves before.
 _PAGES_PER_RUN: Final = 16
@@ -21,6 +21,9 @@ _PAGES_PER_RUN: Final = 16
 _FEW_RUNS: Final = 512
 #: Arrays are joined when there are more: the smallest costs a hundred bytes besides its runs.
 _MOST_PARTS: Final = 64
+
+
+Value = TypeVar("Value", np.uint8, np.uint64)
 
 
 class PageSet:
@@ -107,21 +110,22 @@ class PageSet:
             origin += end - start
 
 
-class PageValues:
-    """One 64-bit value for every page of fixed page runs.
+class PageValues(Generic[Value]):
+    """One value for every page of fixed page runs, 0 at first.
 
     Args:
         pages: Runs of page numbers.
+        dtype: Of a value.
     """
 
-    def __init__(self, pages: Runs) -> None:
+    def __init__(self, pages: Runs, dtype: type[Value]) -> None:
         self.pages = pages
         lengths = pages[:, 1] - pages[:, 0]
         # What to add to a page number of run i to find its value.
         self._shifts = np.cumsum(lengths) - lengths - pages[:, 0]
-        self._values = np.zeros(int(lengths.sum()), np.uint64)
+        self._values: NDArray[Value] = np.zeros(int(lengths.sum()), dtype)
 
-    def parts(self, runs: Runs) -> Iterator[tuple[int, int, NDArray[np.uint64]]]:
+    def parts(self, runs: Runs) -> Iterator[tuple[int, int, NDArray[Value]]]:
         """First page, page after the last, and the values, as a view to write to.
 
         Args:
@@ -130,3 +134,9 @@ class PageValues:
         at = self._shifts[np.searchsorted(self.pages[:, 1], runs[:, 0], side="right")]
         for (first, last), shift in zip(runs.tolist(), at.tolist(), strict=True):
             yield first, last, self._values[first + shift : last + shift]
+
+    def take_over(self, before: PageValues[Value]) -> None:
+        """Copy the values of pages that were in another set of runs too."""
+        kept = intersection(self.pages, before.pages)
+        for (_, _, old), (_, _, now) in zip(before.parts(kept), self.parts(kept), strict=True):
+            now[:] = old

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import numpy as np
@@ -40,6 +41,18 @@ def _runs_of(vmas: list[Vma], page_size: int) -> Runs:
     return np.array(runs, np.int64).reshape(-1, 2)
 
 
+def files_under(calls: KernelCalls, pages: Runs) -> list[Vma]:
+    """VMAs of files, shared memory or hugetlb that hold one of some pages."""
+    if not len(pages):
+        return []
+    size = calls.page_size
+    return [
+        vma
+        for vma in calls.vmas(None)
+        if vma.is_file and len(clip(pages, vma.start // size, vma.end // size))
+    ]
+
+
 def mapped_runs(calls: KernelCalls, first: int, last: int) -> Runs:
     """VMAs inside a page run, cut to it, one run each: not joined where they touch."""
     runs = _runs_of(list(calls.vmas(None)), calls.page_size)
@@ -56,6 +69,16 @@ def huge_granules(calls: KernelCalls, first: int, last: int) -> dict[tuple[int, 
         if entry.kernel_page_size > page_size and start < last and first < end:
             found[start, end] = entry.kernel_page_size // page_size
     return found
+
+
+def huge_page_sizes(calls: KernelCalls) -> list[int]:
+    """Sizes of hugetlb pages that this machine may have, in bytes, ascending."""
+    try:
+        names = os.listdir("/sys/kernel/mm/hugepages")  # hugepages-2048kB
+    except OSError:
+        names = []
+    sizes = {int(name.removeprefix("hugepages-").removesuffix("kB")) * 1024 for name in names}
+    return sorted(sizes | {calls.huge_page_size})
 
 
 def round_to_granules(runs: Runs, granules: dict[tuple[int, int], int]) -> Runs:

@@ -116,7 +116,7 @@ def open_best(name: str, calls: KernelCalls, pages: Runs) -> Chosen:
         try:
             return _open(choice.name, calls, pages, "; ".join([*passed_over, f"{choice.name}: {choice.why}"]))
         except KernelUnsupportedError as error:
-            passed_over.append(f"{choice.name}: {error}")
+            passed_over.append(f"{choice.name}: {str(error).removeprefix(f'{choice.name}: ')}")
     raise AssertionError("every-page refuses nothing")
 
 

@@ -10,8 +10,8 @@ again. Four things are known to be wrong with that, and each has its guard:
 * Clearing is for the whole process, so a harvest takes all that is tracked, and another program that
   clears (CRIU does) would blind us. A sentinel page of our own, written after each clearing, tells:
   when its bit is gone before we cleared, everything is assumed written.
-* A page that is dropped (MADV_DONTNEED) loses its bit with its content. So the pages that had content are
-  remembered, one bit each, and one that has none any more counts as written.
+* A page that is dropped (MADV_DONTNEED) loses its bit with its content. So what a page held is
+  remembered, one byte each, and one that holds less than it did counts as written.
 * A VMA that merges with a new one has its pages reported although nobody wrote them. Over-reporting only:
   this backend is never exact.
 
@@ -28,17 +28,13 @@ from numpy.typing import NDArray
 
 from writewatch.abi.calls import KernelCalls
 from writewatch.abi.mman import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
-from writewatch.abi.pagemap import (
-    CLEAR_REFS_SOFT_DIRTY,
-    PM_FILE,
-    PM_MMAP_EXCLUSIVE,
-    PM_PRESENT,
-    PM_SOFT_DIRTY,
-    PM_SWAP,
-)
+from writewatch.abi.pagemap import CLEAR_REFS_SOFT_DIRTY, PM_SOFT_DIRTY
 from writewatch.kernel.pagemap import Pagemap
-from writewatch.pages import Runs, intersection, no_runs, normalise, runs_of_mask, union
-from writewatch.tracker.backend import Harvest
+from writewatch.pages import Runs, difference, intersection, no_runs, normalise, runs_of_mask, union
+from writewatch.tracker.backend import Harvest, RangeRefusedError
+from writewatch.tracker.own_content import content_of
+from writewatch.tracker.pageset import PageValues
+from writewatch.tracker.ranges import huge_granules
 
 #: How often the fault count is looked at after clearing, for a moment in which our own thread takes none.
 _LOOKS: Final = 8
@@ -54,27 +50,35 @@ class SoftDirty:
         self._page_size = calls.page_size
         self._pagemap = Pagemap(calls=calls)
         self._sentinel = calls.mmap(0, self._page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
-        self._tracked = no_runs()
-        self._had_content: dict[
-            tuple[int, int], NDArray[np.uint8]
-        ] = {}  # of each tracked run, one bit a page
+        self._held = PageValues(no_runs(), np.uint8)  # what each tracked page held when it was last looked at
         self._carried = no_runs()  # found written by a harvest that adjust() had to make
         self._assumed = no_runs()
 
     def adjust(self, wanted: Runs) -> None:
         """Clear all bits, so that new pages start clean; what the others had is kept for their harvest."""
-        kept = self.harvest(self._tracked)
+        before, after = self._held, PageValues(wanted, np.uint8)
+        new = difference(wanted, before.pages)
+        self._refuse_unrecorded(new)
+        kept = self.harvest(before.pages)
+        after.take_over(before)
+        for first, last, held in after.parts(new):
+            held[:] = content_of(self._entries(first, last))
         self._carried = intersection(kept.written, wanted)
         self._assumed = intersection(kept.assumed, wanted)
-        self._tracked = wanted
-        buffers = [np.zeros(last - first, np.uint64) for first, last in wanted.tolist()]
-        self._read(wanted, buffers)
-        self._had_content = {}
-        self._remember(wanted, buffers)
+        self._held = after
+
+    def _refuse_unrecorded(self, new: Runs) -> None:
+        """Linux keeps no soft-dirty bit for hugetlb entries: after one clearing they would look clean for ever."""
+        for first, last in new.tolist():
+            for start, end in huge_granules(self._calls, first, last):
+                span = f"[{start * self._page_size:#x}, {end * self._page_size:#x})"
+                raise RangeRefusedError(
+                    f"{span} is hugetlb memory, which has no soft-dirty bits", (self.name,)
+                )
 
     def units(self, spans: Runs) -> list[Runs]:
         """Everything that is tracked: the bits are cleared for all or for none."""
-        return [self._tracked] if len(spans) else []
+        return [self._held.pages] if len(spans) and len(self._held.pages) else []
 
     def harvest(self, unit: Runs) -> Harvest:
         """Read, clear, and see whether anything slipped in between."""
@@ -95,7 +99,7 @@ class SoftDirty:
         """Reads the bits; clears nothing."""
         if len(intersection(union(self._carried, self._assumed), spans)):
             return True
-        unit = self._tracked
+        unit = self._held.pages
         buffers = [np.zeros(last - first, np.uint64) for first, last in unit.tolist()]
         self._read(unit, buffers)
         if not self._sentinel_is_dirty():
@@ -125,15 +129,17 @@ class SoftDirty:
 
     def _faults_of_others_at_least(self) -> int:
         """Faults of the other threads so far, or fewer: our own between the two readings are taken off."""
-        everybody = self._calls.minor_faults()
-        return everybody - self._calls.own_minor_faults()
+        everybody = self._calls.completed_faults()
+        return everybody - self._calls.own_completed_faults()
 
     def _faults_of_others_at_most(self) -> int:
         """Faults of the other threads so far, or more: the best of several looks.
 
         Clearing has protected the pages that this thread itself works on, so the first looks see its own faults.
         """
-        own_first = ((self._calls.own_minor_faults(), self._calls.minor_faults()) for _ in range(_LOOKS))
+        own_first = (
+            (self._calls.own_completed_faults(), self._calls.completed_faults()) for _ in range(_LOOKS)
+        )
         return min(everybody - own for own, everybody in own_first)
 
     def _read(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> None:
@@ -142,30 +148,19 @@ class SoftDirty:
         for (first, last), buffer in zip(unit.tolist(), buffers, strict=True):
             self._calls.read_pagemap(fd, first, last - first, buffer)
 
-    def _changed(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> list[Runs]:
-        """Page runs that were written, or lost their content."""
-        return [
-            runs_of_mask(self._is_changed(first, last, entries)) + first
-            for (first, last), entries in zip(unit.tolist(), buffers, strict=True)
-        ]
+    def _entries(self, first: int, last: int) -> NDArray[np.uint64]:
+        buffer = np.zeros(last - first, np.uint64)
+        self._read(np.array([[first, last]], np.int64), [buffer])
+        return buffer
 
-    def _is_changed(self, first: int, last: int, entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        had = np.unpackbits(self._had_content[first, last], count=last - first).view(np.bool_)
-        written: NDArray[np.bool_] = entries & np.uint64(PM_SOFT_DIRTY) != 0
-        return written | (had & ~_has_content(entries))
+    def _changed(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> list[Runs]:
+        """Page runs that were written, or hold less than they did."""
+        changed = []
+        for (first, _, held), entries in zip(self._held.parts(unit), buffers, strict=True):
+            written = entries & np.uint64(PM_SOFT_DIRTY) != 0
+            changed.append(runs_of_mask(written | (content_of(entries) < held)) + first)
+        return changed
 
     def _remember(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> None:
-        for (first, last), entries in zip(unit.tolist(), buffers, strict=True):
-            self._had_content[first, last] = np.packbits(_has_content(entries))
-
-
-def _has_content(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Entries that hold a page of their own.
-
-    A dropped page that was read since maps the shared zero page, which shows neither as a file's nor as mapped
-    exactly once. A page shared after fork shows so as well; it is then reported once too often.
-    """
-    own = np.uint64(PM_FILE | PM_MMAP_EXCLUSIVE | PM_SWAP)
-    held = np.uint64(PM_PRESENT | PM_SWAP)
-    holds: NDArray[np.bool_] = (entries & own != 0) & (entries & held != 0)
-    return holds
+        for (_, _, held), entries in zip(self._held.parts(unit), buffers, strict=True):
+            held[:] = content_of(entries)

@@ -44,7 +44,7 @@ from writewatch.kernel.pagemap import Pagemap
 from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.pages import Runs, clip, difference, intersection, no_runs, normalise, runs_of_mask, union
 from writewatch.tracker.backend import Harvest, RangeRefusedError
-from writewatch.tracker.ranges import huge_granules
+from writewatch.tracker.ranges import huge_granules, huge_page_sizes
 
 _WANTED: Final = (
     UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED
@@ -72,30 +72,28 @@ class _Helper:
             features = probe.features & _WANTED
         self.populates = not features & UFFD_FEATURE_WP_UNPOPULATED
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._process: subprocess.Popen[bytes] | None = None
         try:
             with theirs, Userfaultfd(features, user_mode_only=False, calls=calls) as uffd:
-                self._process = self._start(theirs, calls)
+                self._start(theirs, calls)
                 # After this, and the end of the with statement, the helper has the only copy.
                 socket.send_fds(self._socket, [b"."], [uffd.fileno()])
             self._hear(1)
         except BaseException:
-            self.close()
+            self._socket.close()
             raise
 
-    def _start(self, theirs: socket.socket, calls: KernelCalls) -> subprocess.Popen[bytes]:
-        numbers = (
-            calls.page_size,
-            calls.huge_page_size,
-            UFFDIO_REGISTER,
-            UFFDIO_UNREGISTER,
-            UFFDIO_WRITEPROTECT,
-            UFFDIO_WAKE,
-        )
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_HELPER), str(theirs.fileno()), *map(str, numbers)],
+    @staticmethod
+    def _start(theirs: socket.socket, calls: KernelCalls) -> None:
+        """Start the helper so that it is nobody's child: the program may wait for all of its own."""
+        requests = UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, UFFDIO_WAKE
+        numbers = *requests, calls.page_size, *huge_page_sizes(calls)
+        command = [sys.executable, "-I", "-S", str(_HELPER), str(theirs.fileno()), *map(str, numbers)]
+        subprocess.run(
+            command,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # not meant by a signal to the process group
+            check=False,
         )
 
     def ask(self, what: bytes, spans: list[tuple[int, int]]) -> list[int]:
@@ -124,11 +122,12 @@ class _Helper:
         self._socket.close()
 
     def close(self) -> None:
-        """End the process; with its descriptor every registration ends."""
+        """End the process; with its descriptor every registration ends. Returns when it has."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while self._socket.recv(1):
+                pass
         self._socket.close()
-        if self._process is not None:
-            with contextlib.suppress(ChildProcessError):
-                self._process.wait()
 
 
 class UffdSync:
@@ -158,15 +157,21 @@ class UffdSync:
     def adjust(self, wanted: Runs) -> None:
         """Register and protect what is new, unregister what is not wanted any more."""
         added = difference(wanted, self._ranges)
+        granules = {
+            run: pages for vma in added.tolist() for run, pages in huge_granules(self._calls, *vma).items()
+        }
         self._populate(added)
-        codes = self._ask(b"R", added)
-        done = added[[not code for code in codes]]
-        if len(done) < len(added):
-            self._ask(b"U", done)
-            raise self._refusal(added[len(done)].tolist(), next(code for code in codes if code))
+        try:
+            codes = self._helper.ask(b"R", self._spans(added))
+        except HelperGoneError:
+            self._restart()
+            codes = self._ask(b"R", added)
+        if any(codes):
+            failed = next(i for i, code in enumerate(codes) if code)
+            self._ask(b"U", added[[not code for code in codes]])
+            raise self._refusal(added[failed].tolist(), codes[failed])
         self._ask(b"U", difference(self._ranges, wanted))
-        for first, last in added.tolist():
-            self._granules.update(huge_granules(self._calls, first, last))
+        self._granules.update(granules)
         self._ranges = wanted
 
     def _refusal(self, run: list[int], code: int) -> RangeRefusedError:
@@ -213,12 +218,20 @@ class UffdSync:
 
     def _start_over(self, unit: Runs) -> Harvest:
         """The helper died, and all protection with it: everything is assumed written, a new helper begins."""
-        self._helper.close()
-        self._helper = _Helper(self._calls)
-        self._populate(self._ranges)
-        self._helper.ask(b"R", self._spans(self._ranges))
+        self._restart()
         notice = "the process that answers write faults had died; everything is reported as written once"
         return Harvest(assumed=union(unit, self._ranges), notices=(notice,))
+
+    def _restart(self) -> None:
+        self._helper.close()
+        try:
+            self._helper = _Helper(self._calls)
+        except HelperGoneError as error:
+            raise OSError(
+                errno.EIO, "the process that answers write faults could not be started again"
+            ) from error
+        self._populate(self._ranges)
+        self._ask(b"R", self._ranges)
 
     def has_written(self, spans: Runs) -> bool:
         """Whether a page is unprotected."""
@@ -244,7 +257,9 @@ class UffdSync:
         try:
             return self._helper.ask(what, self._spans(runs))
         except HelperGoneError as error:
-            raise OSError(errno.EIO, "uffd-wp-sync: the helper process has died") from error
+            raise OSError(
+                errno.EIO, "the process that answers write faults has died; collect again"
+            ) from error
 
     def _spans(self, runs: Runs) -> list[tuple[int, int]]:
         size = self._page_size

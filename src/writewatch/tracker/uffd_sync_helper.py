@@ -4,8 +4,9 @@ Its owner cannot do this: a thread that faults keeps Python's interpreter lock w
 thread in the same process might never run. This process holds the only copy of the userfaultfd. Should it die, the
 descriptor closes with it, Linux lifts every protection and wakes every waiter: the owner runs on.
 
-Arguments: descriptor of a socket to the owner, page size, huge page size, then the request numbers of
-UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT and UFFDIO_WAKE. The userfaultfd arrives over the socket.
+Arguments: descriptor of a socket to the owner, the request numbers of UFFDIO_REGISTER, UFFDIO_UNREGISTER,
+UFFDIO_WRITEPROTECT and UFFDIO_WAKE, then the page sizes of this machine, ascending. The userfaultfd arrives over the
+socket. The process that is started forks and ends, so that the one that stays is no child of its owner.
 
 A request is one packet: a letter and pairs of (start, length) in bytes. ``R`` registers and protects, ``P`` protects,
 ``U`` unregisters. The answer is one errno for each pair, 0 where it was done.
@@ -33,15 +34,14 @@ class Helper:
         self,
         owner: socket.socket,
         uffd: int,
-        page_size: int,
-        huge_size: int,
         register: int,
         unregister: int,
         protect: int,
         wake: int,
+        *page_sizes: int,
     ) -> None:
         self.owner, self.uffd = owner, uffd
-        self.page_size, self.huge_size = page_size, huge_size
+        self.page_sizes = page_sizes
         self.register, self.unregister, self.protect, self.wake = register, unregister, protect, wake
 
     def run(self) -> None:
@@ -71,14 +71,22 @@ class Helper:
                 self.let_write(address)
 
     def let_write(self, address: int) -> None:
-        """A hugetlb page has to be unprotected whole; a page that was unregistered meanwhile only woken."""
-        for size in (self.page_size, self.huge_size):
+        """A hugetlb page has to be unprotected whole; a page that was unregistered meanwhile only woken.
+
+        One that cannot be unprotected is unregistered: the tracker finds it unprotected and reports it, where
+        its writer would wait for ever.
+        """
+        for size in self.page_sizes:
             start = address // size * size
             code = self.ioctl(self.protect, "<QQQ", start, size, 0)
-            if code != errno.EINVAL:
+            if code not in (errno.EINVAL, errno.EAGAIN):
+                break
+        for size in self.page_sizes if code == errno.EINVAL else ():
+            if not self.ioctl(self.unregister, "<QQ", address // size * size, size):
                 break
         if code:
-            self.ioctl(self.wake, "<QQ", address // self.page_size * self.page_size, self.page_size)
+            size = self.page_sizes[0]
+            self.ioctl(self.wake, "<QQ", address // size * size, size)
 
     def serve(self, packet: bytes) -> bytes:
         """One errno for each pair of a request."""
@@ -123,6 +131,8 @@ class Helper:
 
 def main() -> None:
     """Take the descriptor over, say so, and serve."""
+    if os.fork():
+        os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the owner
     owner = socket.socket(fileno=int(sys.argv[1]))
     numbers = [int(word) for word in sys.argv[2:]]

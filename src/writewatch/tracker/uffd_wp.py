@@ -33,11 +33,14 @@ from writewatch.pages import (
     no_runs,
     normalise,
     round_down,
+    runs_of_mask,
     union,
 )
 from writewatch.tracker.backend import Harvest, RangeRefusedError
 from writewatch.tracker.hot import HotChunks
-from writewatch.tracker.ranges import close_gaps, huge_granules, mapped_runs, round_to_granules
+from writewatch.tracker.own_content import OF_ITS_OWN, content_of
+from writewatch.tracker.pageset import PageValues
+from writewatch.tracker.ranges import close_gaps, files_under, huge_granules, mapped_runs, round_to_granules
 
 #: The documented hint that a page is not populated costs nothing more: WP_ASYNC implies it.
 _FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
@@ -79,6 +82,8 @@ class UffdWp:
         self._ranges = no_runs()  # registered and protected at least once; the wanted pages and more
         self._lost = no_runs()  # of these, what is not registered any more
         self._granules: dict[tuple[int, int], int] = {}  # hugetlb VMAs met: page run -> pages of a huge page
+        self._private = no_runs()  # wanted pages in private mappings of files or of hugetlb
+        self._own = PageValues(no_runs(), np.uint8)  # what each of them held when last looked at
         self._hot = HotChunks(calls.huge_page_size // calls.page_size)
         self._notices: list[str] = []  # for the next harvest to hand over
 
@@ -86,6 +91,7 @@ class UffdWp:
 
     def adjust(self, wanted: Runs) -> None:
         """Register what is new and protect it; unregister what is not wanted any more."""
+        self._learn_mappings(difference(wanted, self._ranges))
         closed = close_gaps(wanted, self._calls)
         try:
             self._adjust(closed)
@@ -93,7 +99,17 @@ class UffdWp:
             if closed is wanted:
                 raise
             self._adjust(wanted)  # perhaps only a gap was refused: memory that somebody else has registered
+        self._remember_own_content(wanted)
         self._wanted = wanted
+
+    def _learn_mappings(self, new: Runs) -> None:
+        """Find hugetlb mappings, whose pages are registered whole, and private mappings of files."""
+        files = files_under(self._calls, new)
+        for vma in files:
+            run = vma.start // self._page_size, vma.end // self._page_size
+            self._granules.update(huge_granules(self._calls, *run))
+            if not vma.is_shared:
+                self._private = union(self._private, np.array([run], np.int64))
 
     def _adjust(self, wanted: Runs) -> None:
         target = round_to_granules(wanted, self._granules)
@@ -102,10 +118,6 @@ class UffdWp:
             for first, last in difference(target, self._ranges).tolist():
                 self._add(first, last)
                 added.append((first, last))
-        except _CutsHugePageError:
-            self._remove(added)
-            self._adjust(wanted)  # now with the huge pages that were learnt
-            return
         except BaseException:
             self._remove(added)
             raise
@@ -113,6 +125,16 @@ class UffdWp:
         self._remove(gone.tolist())
         self._lost = difference(self._lost, gone)
         self._ranges = target
+        self._granules = {run: pages for run, pages in self._granules.items() if len(clip(target, *run))}
+
+    def _remember_own_content(self, wanted: Runs) -> None:
+        """A private page of a file or of hugetlb that is dropped keeps its protection; its content tells."""
+        self._private = intersection(self._private, wanted)
+        after = PageValues(self._private, np.uint8)
+        after.take_over(self._own)
+        for first, last, held in after.parts(difference(self._private, self._own.pages)):
+            held[:] = content_of(self._pagemap.entries(first * self._page_size, last * self._page_size))
+        self._own = after
 
     def _add(self, first: int, last: int) -> None:
         start, length = first * self._page_size, (last - first) * self._page_size
@@ -141,18 +163,9 @@ class UffdWp:
 
     def _refusal(self, error: OSError, first: int, last: int) -> Exception:
         span = f"[{first * self._page_size:#x}, {last * self._page_size:#x})"
-        if error.errno == errno.EINVAL and self._learn_granules(first, last):
-            return _CutsHugePageError()
         if error.errno in _REFUSALS:
             return RangeRefusedError(f"{span} {_REFUSALS[error.errno]}", (self.name,))
         return error
-
-    def _learn_granules(self, first: int, last: int) -> bool:
-        """Remember hugetlb mappings under a run; False when there is none that was not known."""
-        found = huge_granules(self._calls, first, last)
-        new = {run: pages for run, pages in found.items() if run not in self._granules}
-        self._granules.update(new)
-        return bool(new)
 
     def _remove(self, runs: list[tuple[int, int]] | list[list[int]]) -> None:
         """Unregister, VMA by VMA: one that is gone or foreign must not keep the others registered."""
@@ -190,12 +203,25 @@ class UffdWp:
         if len(self._lost) or self._hot.is_any:
             return self._harvest_with_exceptions(unit)
         written, lost = self._scan_all(unit, protect=True)
-        self._hot.learn(unit, written, no_runs())
+        if not self._is_coarse(unit):  # else a chunk may be less than a page of hugetlb
+            self._hot.learn(unit, written, no_runs())
         return self._answer(unit, written, lost)
 
     def _answer(self, unit: Runs, written: Runs, assumed: Runs) -> Harvest:
         notices, self._notices = tuple(self._notices), []
+        if len(self._private):
+            assumed = union(assumed, self._dropped(unit, keep=False))
         return Harvest(written, assumed, exact=not self._is_coarse(unit), notices=notices)
+
+    def _dropped(self, spans: Runs, *, keep: bool) -> Runs:
+        """Pages of private file mappings that had content of their own and have it no more."""
+        dropped: list[Runs] = []
+        for first, last, held in self._own.parts(intersection(self._private, spans)):
+            now = content_of(self._pagemap.entries(first * self._page_size, last * self._page_size))
+            dropped.append(runs_of_mask((held == OF_ITS_OWN) & (now != OF_ITS_OWN)) + first)
+            if not keep:
+                held[:] = now
+        return _joined(dropped)
 
     def _harvest_with_exceptions(self, unit: Runs) -> Harvest:
         """The same, where parts of the unit are lost, hot, or nearly hot."""
@@ -205,7 +231,8 @@ class UffdWp:
         left_hot = self._hot.stays_hot(seen)
         written, missing = self._scan_all(difference(unit, union(union(hot, left_hot), lost)), protect=True)
         written = union(written, seen)
-        for first, last in self._hot.learn(unit, written, left_hot).tolist():
+        probes = no_runs() if self._is_coarse(unit) else self._hot.learn(unit, written, left_hot)
+        for first, last in probes.tolist():
             # Only to have them protected when the next harvest looks: what they hold now is assumed, or was seen.
             self._scan(first, last, protect=True)
         return self._answer(unit, written, union(hot, union(lost, missing)))
@@ -223,7 +250,7 @@ class UffdWp:
 
     def has_written(self, spans: Runs) -> bool:
         """Stops at the first written page."""
-        if self._is_assumed(spans):
+        if self._is_assumed(spans) or (len(self._private) and len(self._dropped(spans, keep=True))):
             return True
         return any(
             self._range_has_written(first, last, spans)
@@ -297,7 +324,7 @@ class UffdWp:
             )
         self._lost = union(self._lost, lost)
         for first, last in lost.tolist():
-            with contextlib.suppress(OSError, RangeRefusedError, _CutsHugePageError):
+            with contextlib.suppress(OSError, RangeRefusedError):
                 self._add(first, last)
                 run = np.array([[first, last]], np.int64)
                 self._lost = difference(self._lost, run)
@@ -324,7 +351,3 @@ class UffdWp:
 def _joined(parts: list[Runs]) -> Runs:
     """All runs of several sets, sorted and joined."""
     return normalise(np.concatenate([no_runs(), *parts]))
-
-
-class _CutsHugePageError(Exception):
-    """A run begins or ends inside a hugetlb page; the page is known now."""
