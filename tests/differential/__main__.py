@@ -14,17 +14,11 @@ import time
 
 from tests.conformance import access, machine
 from tests.conformance.linux_world import Zygote
-from tests.conformance.world import Need
-from tests.differential.driver import Divergence, compare, observed, shrink
+from tests.differential.driver import Divergence, available_options, compare, observed, shrink
 from tests.differential.script import Script, options_of
 from tests.differential.sides import Side, linux_side, model_side
 
 SESSION = 120  # operations on one pair of fresh processes
-
-
-def _options() -> frozenset[str]:
-    needs = {"thp": Need.THP, "hugetlb": Need.HUGETLB, "swap": Need.SWAP, "shmem-thp": Need.SHMEM_THP}
-    return frozenset(option for option, need in needs.items() if not machine.lacks(need))
 
 
 class Run:
@@ -44,7 +38,7 @@ class Run:
 
     def until(self, steps: int, seed: int) -> Divergence | None:
         """Scripts of consecutive seeds until that many steps are done or one differs."""
-        options = _options()
+        options = available_options()
         while self.steps < steps:
             script = observed(Script(seed, options_of(seed, options)).operations(SESSION))
             divergence = compare(self.linux, self.other, script)

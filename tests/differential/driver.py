@@ -6,6 +6,8 @@ import pprint
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tests.conformance import machine
+from tests.conformance.world import Need
 from tests.differential.executor import ARENA_PAGES, Operation, Outcome
 from tests.differential.sides import OWN, Side
 
@@ -15,6 +17,21 @@ SOMETIMES: tuple[Operation, ...] = (("entries", 0, ARENA_PAGES), ("vmas",))
 PERIOD = 30  # operations between two of the costly observations
 
 Open = Callable[[], Side]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How to open each side, and what scripts may use on this machine."""
+
+    linux: Open
+    model: Open
+    options: frozenset[str]
+
+
+def available_options() -> frozenset[str]:
+    """The options of scripts that this machine can serve."""
+    needs = {"thp": Need.THP, "hugetlb": Need.HUGETLB, "swap": Need.SWAP, "shmem-thp": Need.SHMEM_THP}
+    return frozenset(option for option, need in needs.items() if not machine.lacks(need))
 
 
 @dataclass(frozen=True)

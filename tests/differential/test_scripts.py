@@ -1,0 +1,53 @@
+"""A fixed slice of the long run: the same random scripts on the running kernel and on the model."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.differential.driver import Pair, compare, observed, shrink
+from tests.differential.script import Script, options_of
+from tests.differential.sides import Side
+
+SCRIPTS_PER_CASE = 8
+OPERATIONS = 120
+
+
+@pytest.mark.parametrize("case", range(8))
+def test_kernel_and_model_answer_alike(pair: Pair, case: int) -> None:
+    for seed in range(case * SCRIPTS_PER_CASE, (case + 1) * SCRIPTS_PER_CASE):
+        script = observed(Script(seed, options_of(seed, pair.options)).operations(OPERATIONS))
+        divergence = compare(pair.linux, pair.model, script)
+        if divergence is not None:
+            pytest.fail(f"seed {seed}\n{shrink(pair.linux, pair.model, divergence)}")
+
+
+def test_a_script_depends_on_its_seed_alone() -> None:
+    options = options_of(1, frozenset({"thp"}))
+    assert Script(5, options).operations(300) == Script(5, options).operations(300)
+    assert Script(5, options).operations(300) != Script(6, options).operations(300)
+
+
+class _Echo(Side):
+    """A side whose answers are the operations, but for one name that it gets wrong."""
+
+    def __init__(self, wrong: str = "") -> None:
+        self._wrong = wrong
+
+    def run(self, operations):  # type: ignore[no-untyped-def]
+        return [("wrong",) if operation[0] == self._wrong else operation for operation in operations]
+
+    def close(self) -> None:
+        pass
+
+
+def test_equal_sides_do_not_diverge() -> None:
+    assert compare(_Echo, _Echo, observed(Script(1, frozenset()).operations(100))) is None
+
+
+def test_a_divergence_is_found_and_shrunk_to_the_operation_that_makes_it() -> None:
+    script = observed(Script(3, frozenset()).operations(200))
+    divergence = compare(_Echo, lambda: _Echo("mremap"), script)
+    assert divergence is not None
+    smallest = shrink(_Echo, lambda: _Echo("mremap"), divergence)
+    assert [operation[0] for operation in smallest.operations] == ["mremap"]
+    assert smallest.got == ("wrong",)
