@@ -26,8 +26,7 @@ def collapse(mm: Mm, vma: Vma, start: int, end: int) -> None:
     if vma.flags & (VM_NOHUGEPAGE | VM_PFNMAP) or vma.is_hugetlb or not (vma.is_anonymous or vma.is_shmem):
         raise failure(errno.EINVAL, "madvise")
     first, last = start + size - 1 & -size, end & -size
-    if not _has_room(vma, size) or first > last:
-        # The count of huge pages to make is negative then, and no count equals that.
+    if not _has_room(vma, size) or first >= last:
         raise failure(errno.EINVAL, "madvise")
     outcomes = [_collapse_one(mm, vma, addr) for addr in range(first, last, size)]
     failed = [number for number in outcomes if number != _DONE]
