@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from writewatch.model import pte as p
 from writewatch.model.frames import FREE
 from writewatch.model.machine import Machine
@@ -66,11 +68,14 @@ def _entries(mm: Mm) -> Iterator[tuple[int, int]]:
 
 
 def _frame_problems(machine: Machine, mapped: Counter[int]) -> Iterator[str]:
-    held = mapped + machine.holders()
-    for pfn in range(machine.frames.n_used):
-        if machine.frames.mapcount[pfn] != mapped[pfn]:
-            yield f"frame {pfn:#x} is mapped {mapped[pfn]} times, counted {machine.frames.mapcount[pfn]}"
-        if machine.frames.refs[pfn] != held[pfn]:
-            yield f"frame {pfn:#x} has {held[pfn]} holders, counted {machine.frames.refs[pfn]}"
-        if machine.frames.kind[pfn] == FREE and held[pfn]:
-            yield f"frame {pfn:#x} is free and held"
+    frames, n = machine.frames, machine.frames.n_used
+    mapcount, refs = np.zeros(n, np.int32), np.zeros(n, np.int32)
+    mapcount[list(mapped)] = list(mapped.values())
+    held = machine.holders()
+    refs[list(held)] = list(held.values())
+    refs += mapcount
+    wrong = (frames.mapcount[:n] != mapcount) | (frames.refs[:n] != refs)
+    wrong |= (frames.kind[:n] == FREE) & (refs != 0)
+    for pfn in np.flatnonzero(wrong).tolist():
+        counted = f"counted {frames.mapcount[pfn]} and {frames.refs[pfn]}"
+        yield f"frame {pfn:#x} is mapped {mapcount[pfn]} times and held {refs[pfn]} times, {counted}"

@@ -26,7 +26,9 @@ def collapse(mm: Mm, vma: Vma, start: int, end: int) -> None:
     if vma.flags & (VM_NOHUGEPAGE | VM_PFNMAP) or vma.is_hugetlb or not (vma.is_anonymous or vma.is_shmem):
         raise failure(errno.EINVAL, "madvise")
     first, last = start + size - 1 & -size, end & -size
-    if not _has_room(vma, size) or first >= last:
+    untouched = vma.is_anonymous and vma.anon_vma is None
+    if not _has_room(vma, size) or untouched or first > last:
+        # In the last case the count of huge pages to make is negative, and no count equals that.
         raise failure(errno.EINVAL, "madvise")
     outcomes = [_collapse_one(mm, vma, addr) for addr in range(first, last, size)]
     failed = [number for number in outcomes if number != _DONE]

@@ -83,7 +83,7 @@ class Machine:
         self.pages_per_huge: int = self.huge_page_size // self.page_size
         self.frames = Frames(self.page_size)
         self.zero_pfn = self.frames.allocate(RESERVED)
-        self.huge_zero_pfn = self.frames.allocate_run(RESERVED, self.pages_per_huge)
+        self._huge_zero_pfn: int | None = None
         self.swap = Swap(self.frames, self.settings.swap_pages)
         self.counters = Counters()
         self.mms: list[Mm] = []
@@ -106,6 +106,13 @@ class Machine:
         for task in tasks:
             if not task.settle():
                 self.tasks.append(task)
+
+    @property
+    def huge_zero_pfn(self) -> int:
+        """The first frame of the huge zero page, made when it is first needed."""
+        if self._huge_zero_pfn is None:
+            self._huge_zero_pfn = self.frames.allocate_run(RESERVED, self.pages_per_huge)
+        return self._huge_zero_pfn
 
     # ---- numbers ---------------------------------------------------------------------------------
 
