@@ -18,7 +18,7 @@ from tests.differential.driver import Divergence, available_options, compare, ob
 from tests.differential.script import Script, options_of
 from tests.differential.sides import Side, linux_side, model_side
 
-SESSION = 120  # operations on one pair of fresh processes
+SESSION = 200  # operations on one pair of fresh processes
 
 
 class Run:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pprint
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tests.conformance import machine
 from tests.conformance.world import Need
-from tests.differential.executor import ARENA_PAGES, Operation, Outcome
-from tests.differential.sides import OWN, Side
+from tests.differential.executor import ARENA_PAGES, HUGE_START, HUGETLB_START, Operation, Outcome
+from tests.differential.sides import Side
 
-#: After every operation; now and then, and at the end, what costs more.
-EACH: tuple[Operation, ...] = (("see",),)
-SOMETIMES: tuple[Operation, ...] = (("entries", 0, ARENA_PAGES), ("vmas",))
-PERIOD = 30  # operations between two of the costly observations
+#: Parts of the arena, each seen after an operation whose first number is a page of it.
+WINDOWS = ((0, 64), (496, 64), (HUGE_START, 1024), (HUGETLB_START, ARENA_PAGES - HUGETLB_START))
+#: All of it, after so many operations; and what costs more, after so many and at the end.
+SEE_PERIOD, LOOK_PERIOD = 16, 64
+LOOK: tuple[Operation, ...] = (("see", 0, ARENA_PAGES), ("entries", 0, ARENA_PAGES), ("vmas",))
 
 Open = Callable[[], Side]
 
@@ -50,21 +52,36 @@ class Divergence:
 def observed(operations: Sequence[Operation]) -> list[Operation]:
     """The same operations with observations in between."""
     script: list[Operation] = []
+    waits = any(operation[0] == "spawn" for operation in operations)
     for number, operation in enumerate(operations):
         script.append(operation)
-        if operation[0] in OWN:
-            script.append(("settle",))
-        script += EACH
-        if number % PERIOD == PERIOD - 1 or number == len(operations) - 1:
-            script += SOMETIMES
+        if waits:
+            script.append(("settle",))  # what an operation woke goes on in its own time
+        if number % LOOK_PERIOD == LOOK_PERIOD - 1 or number == len(operations) - 1:
+            script += LOOK
+        elif number % SEE_PERIOD == SEE_PERIOD - 1:
+            script.append(("see", 0, ARENA_PAGES))
+        else:
+            script += _windows(operation)
     return script
+
+
+def _windows(operation: Operation) -> list[Operation]:
+    """Observations of the part that an operation names."""
+    numbers = [value for value in operation if isinstance(value, int)]
+    return [
+        ("see", start, n) for start, n in WINDOWS if any(start <= value < start + n for value in numbers[:1])
+    ]
 
 
 def compare(first: Open, second: Open, script: Sequence[Operation]) -> Divergence | None:
     """Run a script, as it is, on two fresh sides."""
     sides = first(), second()
     try:
-        expected, got = (side.run(script) for side in sides)
+        with ThreadPoolExecutor(1) as beside:  # one side is another process: both work at once
+            answer = beside.submit(sides[0].run, script)
+            got = sides[1].run(script)
+            expected = answer.result()
     finally:
         for side in sides:
             side.close()

@@ -252,9 +252,9 @@ class Executor:
         found = self._vec[: max(count, 0)] if count >= 0 else self._vec[self._vec["end"] > 0]
         return count, (int(argument.walk_end) - BASE) // PAGE, masks.regions(found, BASE, PAGE)
 
-    def do_see(self) -> Outcome:
-        """Every category of the whole arena, as one scan reports it."""
-        return self.do_scan(0, ARENA_PAGES, 0, 0, 0, 0, ALL | G, 1024, 0)
+    def do_see(self, page: int, n: int) -> Outcome:
+        """Every category, as one scan reports it."""
+        return self.do_scan(page, n, 0, 0, 0, 0, ALL | G, 1024, 0)
 
     def do_entries(self, page: int, n: int) -> tuple[tuple[int, int], ...]:
         """Pagemap entries as runs of (number of pages, flags)."""

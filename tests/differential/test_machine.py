@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.conformance.actions import ALL, GET_AND_PROTECT, A, G, P, W
 from tests.differential.driver import Pair, compare, shrink
-from tests.differential.executor import HUGE_START, PER_HUGE, Operation
+from tests.differential.executor import ARENA_PAGES, HUGE_START, PER_HUGE, Operation
 from tests.differential.script import RW
 from writewatch.abi import mman
 from writewatch.abi import userfaultfd as uf
@@ -42,7 +42,7 @@ class KernelAndModel(RuleBasedStateMachine):
 
     def do(self, *operations: Operation) -> None:
         """Perform on both sides, look, and compare; what differs is shrunk as a script."""
-        script = [*operations, ("see",), ("entries", 0, 48), ("vmas",)]
+        script = [*operations, ("see", 0, ARENA_PAGES), ("entries", 0, 48), ("vmas",)]
         self.script += script
         if self.linux.run(script) != self.model.run(script):
             divergence = compare(self.pair.linux, self.pair.model, self.script)
