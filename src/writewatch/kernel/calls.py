@@ -8,6 +8,8 @@ import mmap as _mmap
 import os
 import resource
 import select
+import weakref
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -40,7 +42,7 @@ def _huge_page_size() -> int:
 
 
 class LinuxCalls:
-    """System calls of this process. Stateless: one instance serves every thread.
+    """System calls of this process. One instance serves every thread.
 
     Implements ``writewatch.abi.calls.KernelCalls``; see there for what each method does.
     """
@@ -48,6 +50,7 @@ class LinuxCalls:
     def __init__(self) -> None:
         self.page_size: int = _mmap.PAGESIZE
         self.huge_page_size: int = _huge_page_size()
+        self._last_vec: tuple[Callable[[], object], int] = (lambda: None), 0
 
     # ---- userfaultfd -----------------------------------------------------------------------------
 
@@ -97,12 +100,20 @@ class LinuxCalls:
 
     def pagemap_scan(self, fd: int, argument: PmScanArg, vec: NDArray[np.void] | None) -> int:
         if vec is not None:
-            argument.vec = vec.ctypes.data
+            argument.vec = self._address_of(vec)
             argument.vec_len = len(vec)
         result: int = libc.ioctl(fd, PAGEMAP_SCAN, ctypes.addressof(argument))
         if result == -1:
             raise libc.error("PAGEMAP_SCAN")
         return result
+
+    def _address_of(self, vec: NDArray[np.void]) -> int:
+        """Where an array lies. NumPy builds an object to tell; a tracker asks for the same array each time."""
+        last, address = self._last_vec
+        if last() is not vec:
+            address = vec.ctypes.data
+            self._last_vec = weakref.ref(vec), address
+        return address
 
     def clear_refs(self, pid: int | None, value: int) -> None:
         with open(f"{_proc(pid)}/clear_refs", "wb", buffering=0) as file:

@@ -38,7 +38,7 @@ from writewatch.abi.pagemap import (
 )
 from writewatch.errors import UsageError
 from writewatch.kernel.default import default_calls
-from writewatch.pages import AddrRange, Runs, normalise
+from writewatch.pages import AddrRange, Runs
 
 _ARG_BYTES: Final = ctypes.sizeof(PmScanArg)
 #: Room in the vec of a ``Pagemap``: 96 KiB.
@@ -84,9 +84,9 @@ def touched_vec(n_regions: int) -> NDArray[np.void]:
 
 
 def page_runs(words: NDArray[np.uint64], page_size: int) -> Runs:
-    """Page runs of (n, 3) words of regions."""
+    """Page runs of (n, 3) words of regions. Two may touch, where the kernel's walk restarted between them."""
     shift = page_size.bit_length() - 1  # a shift: NumPy divides integers ten times slower
-    return normalise(words[:, :2].view(np.int64) >> shift)
+    return words[:, :2].view(np.int64) >> shift
 
 
 class Pagemap:
@@ -110,6 +110,7 @@ class Pagemap:
         self._vec = touched_vec(_VEC_REGIONS)
         # The same memory as plain words: NumPy copies records one by one, ten times slower.
         self._words = self._vec.view(np.uint64).reshape(-1, 3)
+        self._address = self._vec.ctypes.data
         self._fd = self._calls.open_pagemap(pid)
 
     def fileno(self) -> int:
@@ -234,7 +235,7 @@ class Pagemap:
             max_pages: Stop after so many; 0 for no limit.
 
         Returns:
-            (n, 2) page runs, ascending, disjoint and not touching.
+            (n, 2) page runs, ascending and disjoint.
 
         Raises:
             PartialScanError: EPERM, part of the range is not registered for asynchronous write-protection.
@@ -337,7 +338,9 @@ class Pagemap:
     def _take(self, count: int) -> NDArray[np.uint64]:
         """A copy of the first regions of the vec, which is zero again afterwards."""
         words = self._words[:count].copy()
-        self._words[:count] = 0
+        ctypes.memset(
+            self._address, 0, words.nbytes
+        )  # a third of what NumPy takes when the program has run since
         return words
 
     def _advance(self, argument: PmScanArg, words: NDArray[np.uint64]) -> bool:

@@ -19,7 +19,8 @@ class Harvest:
     """What a backend says of one unit.
 
     Attributes:
-        written: Page runs that were written, by its knowledge. May hold pages that nobody wanted.
+        written: Page runs that were written, by its knowledge, ascending and disjoint; two may touch. May hold
+            pages that nobody wanted.
         assumed: Page runs that it cannot vouch for and that therefore count as written.
         exact: Whether every page in ``written`` was really written.
         notices: Sentences that the user has to be told, as ``TrackingLostWarning``.

@@ -24,6 +24,7 @@ from writewatch.pages import (
     intersection,
     mask_of_runs,
     no_runs,
+    normalise,
     total,
     union,
 )
@@ -76,7 +77,7 @@ class DirtySet:
     @property
     def page_runs(self) -> Runs:
         """(n, 2) int64 runs of page numbers (address / page size), ascending and disjoint."""
-        return union(self._written, self._assumed)
+        return normalise(union(self._written, self._assumed))
 
     @property
     def regions(self) -> NDArray[np.void]:

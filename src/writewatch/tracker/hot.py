@@ -113,8 +113,9 @@ class HotChunks:
 
     def _full_chunks(self, pages: Runs) -> Runs:
         """Chunks that single runs cover from end to end."""
-        long = pages[pages[:, 1] - pages[:, 0] >= self._chunk_pages]
-        if not len(long):
+        lengths = pages[:, 1] - pages[:, 0]
+        if not len(lengths) or lengths.max() < self._chunk_pages:
             return no_runs()
+        long = pages[lengths >= self._chunk_pages]
         chunks = np.stack((-(-long[:, 0] // self._chunk_pages), long[:, 1] // self._chunk_pages), axis=1)
         return normalise(chunks)
