@@ -104,6 +104,8 @@ def _fault_many(mm: Mm, vma: Vma, ptes: Entries) -> Entries:
     fresh = ~present
     # A marker is filled by one fault and cleared by a second.
     mm.count_faults(int(faulting.sum()) + int(marker.sum() if vma.uffd_wp else 0))
+    mm.machine.counters.locks["vma", "read"] += int(faulting.sum()) + int(marker.sum() if vma.uffd_wp else 0)
+    mm.machine.counters.events["marker-filled"] += int(marker.sum() if vma.uffd_wp else 0)
     faults["wp-async"] += int((protected & faulting).sum())
     faults["anon"] += int(fresh.sum())
     faults["wp-reuse"] += int((faulting & mine).sum()) + int((marker & vma.uffd_wp).sum())

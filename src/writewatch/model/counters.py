@@ -13,12 +13,13 @@ class Counters:
     Attributes:
         faults: Kind -> completed page faults. Kinds are named in ``fault.py``; ``wp-async`` counts the entries
             whose bit was cleared in place, inside a fault that is also counted under what it went on to do.
-        events: Name -> how often: ``thp_split_pmd``, ``thp_fault_alloc``, ``thp_collapse_alloc``, ``marker``,
-            ``table``, ``message``, ``swap_in``, ``swap_out``.
+        events: Name -> how often. Those that ``/proc/vmstat`` has keep its names: ``thp_split_pmd``,
+            ``thp_fault_alloc``, ``thp_file_alloc``, ``thp_collapse_alloc``. Our own: ``marker-filled`` (a write met
+            a uffd-wp marker), ``message`` (a fault went to user space), ``swap_in``, ``swap_out``, ``migrate``.
         flushes: Number of TLB flushes.
         flushed_pages: Base pages in the flushed ranges.
-        locks: (lock, how) -> how often: ``("mmap_lock", "read")``, ``("mmap_lock", "write")``, ``("vma", "read")``,
-            ``("pte", "lock")``.
+        locks: (lock, how) -> how often: ``("mmap_lock", "read")``, ``("mmap_lock", "write")``, ``("vma", "read")``
+            (a page fault: since v6.4 it locks its VMA, and the mmap lock only where that fails), ``("pte", "lock")``.
     """
 
     faults: Counter[str] = field(default_factory=Counter)

@@ -95,7 +95,7 @@ def handle_mm_fault(mm: Mm, vma: Vma, addr: int, *, write: bool, user: bool = Tr
     """Serve one page fault of an access that the VMA permits; counts it as a minor fault when it is over."""
     # Compare mm/memory.c:handle_mm_fault(), mm_account_fault(): an error or a wait is not counted.
     fault = Fault(mm, vma, addr & -mm.machine.page_size, addr, write, user)
-    mm.machine.counters.locks["mmap_lock", "read"] += 1
+    mm.machine.counters.locks["vma", "read"] += 1
     mm.table.reach(addr)
     if vma.is_hugetlb:
         hugetlb_fault(fault)
@@ -158,6 +158,7 @@ def handle_pte_marker(fault: Fault, pte: int) -> None:
         raise Segfault(fault.at, SEGV_MAPERR)
     if fault.vma.uffd_wp:
         fault.kept = p.UFFD_WP
+        fault.mm.machine.counters.events["marker-filled"] += fault.write
         do_pte_missing(fault)
     else:
         # A stale marker of a registration that is gone: dropped, and the access faults again.
