@@ -32,7 +32,7 @@ class Area:
     start: int = BASE
     calls: ModelCalls = field(init=False)
     pagemap: int = field(init=False)
-    vec: np.ndarray = field(init=False)  # type: ignore[type-arg]
+    vec: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.calls = ModelCalls(Machine(self.settings))

@@ -11,6 +11,7 @@ Truth: mm/huge_memory.c:__folio_split(), mm/migrate.c:try_to_map_unused_to_zerop
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from writewatch.model import pte as p
 from writewatch.model.huge import split_huge_pmd
@@ -25,13 +26,15 @@ def split_folio(mm: Mm, pfn: int) -> None:
     if not frames.compound[pfn]:
         return
     head = pfn - pfn % n
-    frames.compound[head : head + n] = False
+    # A frame that the folio has lost may serve somebody else by now.
+    parts = head + np.flatnonzero(frames.compound[head : head + n])
+    frames.compound[parts] = False
     for each in mm.machine.mms:
         for index in [i for i, e in each.table.pmds.items() if isinstance(e, int) and _maps(e, head)]:
             vma = each.vmas.find(index << each.table.pmd_shift)
             assert vma is not None
             split_huge_pmd(each, vma, index << each.table.pmd_shift)
-        for addr in _mapped_at(each, head):
+        for addr in _mapped_at(each, parts):
             _use_zero_page(each, addr)
 
 
@@ -39,15 +42,14 @@ def _maps(leaf: int, head: int) -> bool:
     return bool(leaf & p.PRESENT) and p.number(leaf) == head
 
 
-def _mapped_at(mm: Mm, head: int) -> list[int]:
-    """Addresses whose entries map a frame of the folio."""
+def _mapped_at(mm: Mm, parts: NDArray[np.int64]) -> list[int]:
+    """Addresses whose entries map one of some frames."""
     found = []
     for index, entry in mm.table.pmds.items():
         if isinstance(entry, PteTable):
             ptes = entry.entries()
             numbers = (ptes >> np.uint64(p.NUMBER_SHIFT)).astype(np.int64)
-            inside = (numbers >= head) & (numbers < head + mm.machine.pages_per_huge)
-            at = np.flatnonzero(inside & (ptes & np.uint64(p.PRESENT | p.ZERO) == p.PRESENT))
+            at = np.flatnonzero(np.isin(numbers, parts) & (ptes & np.uint64(p.PRESENT | p.ZERO) == p.PRESENT))
             base = index << mm.table.pmd_shift
             found += [base + (i << mm.machine.page_shift) for i in at.tolist()]
     return found

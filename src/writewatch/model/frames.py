@@ -123,6 +123,7 @@ class Frames:
     def _release(self, pfn: int) -> None:
         assert self.kind[pfn] != FREE, f"frame {pfn:#x} freed twice"
         self.kind[pfn] = FREE
+        self.compound[pfn] = False
         self._bytes.pop(pfn, None)
         self._fill[pfn] = _POISON
         self._odd_at[pfn] = _NO_ODD

@@ -74,11 +74,13 @@ def _can_leave(mm: Mm, vma: Vma) -> bool:
 
 def _swap_out(mm: Mm, addr: int, pte: int) -> None:
     machine, pfn = mm.machine, p.number(pte)
-    if pfn in machine.lazy_free and not pte & p.DIRTY:
-        # MADV_FREE gave the content up: nothing is kept, not even the bit.
+    if pfn in machine.lazy_free:
         machine.lazy_free.discard(pfn)
-        mm.table.set_pte(addr, p.EMPTY)
-        mm.forget(pte)
+        if not pte & p.DIRTY:
+            # MADV_FREE gave the content up: nothing is kept, not even the bit.
+            mm.table.set_pte(addr, p.EMPTY)
+            mm.forget(pte)
+        # What was written since is an ordinary page again from now on, and stays this time.
         return
     if not machine.swap.has_room or not machine.frames.is_exclusive(pfn):
         return
