@@ -61,9 +61,7 @@ def read_report(report: Path) -> dict[str, object]:
     skipped: Counter[str] = Counter()
     failed: list[str] = []
     for case in ElementTree.parse(report).iter("testcase"):
-        outcome = next(
-            (child.tag for child in case if child.tag in ("skipped", "failure", "error")), "passed"
-        )
+        outcome = next((OUTCOMES[child.tag] for child in case if child.tag in OUTCOMES), "passed")
         outcomes[outcome] += 1
         if outcome == "skipped":
             skipped[case.find("skipped").get("message", "")] += 1  # type: ignore[union-attr]
