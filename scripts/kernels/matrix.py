@@ -116,7 +116,10 @@ def _suite_row(name: str, records: list[Record], notes: Notes) -> str:
 def _counts(suite: Record | None, notes: Notes) -> str:
     if suite is None:
         return "not run"
-    counts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(suite["outcomes"].items()))
+    outcomes = suite["outcomes"]
+    counts = ", ".join(
+        f"{outcomes[name]} {name}" for name in ("passed", "failed", "skipped") if name in outcomes
+    )
     return (counts or "no tests") + "".join(notes.mark(f"skipped: {reason}") for reason in suite["skipped"])
 
 

@@ -42,17 +42,9 @@ def main() -> int:
 
 def run_pytest(arguments: tuple[str, ...], report: Path, more: list[str]) -> int:
     """Run one suite with more options for pytest; nothing is cached in the checkout."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-rfE",
-        "-p",
-        "no:cacheprovider",
-        f"--junit-xml={report}",
-    ]
-    return subprocess.run([*command, *arguments, *more], check=False).returncode
+    options = ["-q", "-rfE", "-p", "no:cacheprovider", f"--junit-xml={report}"]
+    command = [sys.executable, "-m", "pytest", *options, *arguments, *more]
+    return subprocess.run(command, check=False).returncode
 
 
 def read_report(report: Path) -> dict[str, object]:
