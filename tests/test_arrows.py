@@ -34,6 +34,7 @@ BELOW = {
     "checkpoint": {"tracker", "kernel", "abi", "pages", "errors"},
     # "" is the package itself: its public face, as every user sees it.
     "observe": {"", "checkpoint", "tracker", "kernel", "model", "abi", "pages", "errors", "integrations"},
+    "__main__": {"observe"},  # python -m writewatch
     "integrations": {"", "checkpoint", "tracker", "kernel", "abi", "pages", "errors"},
 }
 OPTIONAL = {"click", "rich", "xxhash", "torch", "textual", "pyarrow", "matplotlib", "fsspec", "obstore"}

@@ -101,6 +101,7 @@ def test_a_forgotten_pagemap_closes_its_descriptor(descriptors: Callable[[], fro
     assert descriptors() == before
 
 
+@entries_shown
 def test_a_process_that_does_not_exist_has_no_pagemap(descriptors: Callable[[], frozenset[str]]) -> None:
     before = descriptors()
     with pytest.raises(FileNotFoundError):

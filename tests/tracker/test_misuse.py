@@ -173,7 +173,7 @@ MISUSES = [
         lambda s: ww.track(NOWHERE, backend="uffd-wp-sync"),
         RangeRefusedError,
         ("[0x10000, 0x20000)",),
-        ("uffd_wp_sync",),
+        ("uffd_wp_sync", "kernel_faults"),
     ),
     # ---- a kernel that lacks it ------------------------------------------------------------------
     *[
@@ -182,14 +182,15 @@ MISUSES = [
             lambda s, backend=backend, hidden=hidden: s.track(backend, calls=s.without(hidden)),  # type: ignore[misc]
             ww.KernelUnsupportedError,
             (backend, hidden, "WRITEWATCH_HIDE"),
+            (there,),  # what is not there cannot be hidden
         )
-        for backend, hidden in [
-            ("uffd-wp", "userfaultfd"),
-            ("uffd-wp", "wp_async"),
-            ("uffd-wp", "pagemap"),
-            ("uffd-wp", "pagemap_scan"),
-            ("uffd-wp-sync", "userfaultfd"),
-            ("soft-dirty", "pagemap"),
+        for backend, hidden, there in [
+            ("uffd-wp", "userfaultfd", "uffd_wp_async"),
+            ("uffd-wp", "wp_async", "uffd_wp_async"),
+            ("uffd-wp", "pagemap", "uffd_wp_async"),
+            ("uffd-wp", "pagemap_scan", "uffd_wp_async"),
+            ("uffd-wp-sync", "userfaultfd", "uffd_wp_sync"),
+            ("soft-dirty", "pagemap", "pagemap"),
         ]
     ],
     Misuse(
@@ -313,7 +314,7 @@ def test_a_closed_pagemap_says_so() -> None:
 
 @pytest.mark.kernel("uffd_wp_async")
 @pytest.mark.parametrize(
-    ("backend", "capability"), [("uffd-wp", "uffd_wp_async"), ("uffd-wp-sync", "uffd_wp_sync")]
+    ("backend", "capability"), [("uffd-wp", "uffd_wp_async"), ("uffd-wp-sync", "kernel_faults")]
 )
 def test_memory_of_another_userfaultfd_is_refused_by_name(
     scene: Scene, backend: str, capability: str, needs: Callable[[str], None]
