@@ -4,6 +4,8 @@
 ``writewatch doctor`` for what works on this machine.
 """
 
+from typing import Any
+
 from writewatch.errors import (
     ChainError,
     CheckpointError,
@@ -18,8 +20,10 @@ from writewatch.errors import (
     WriteWatchError,
     WriteWatchWarning,
 )
+from writewatch.kernel.messages import Fork, Message, Pagefault, Remap, Remove, UnknownEvent, Unmap
 from writewatch.kernel.pagemap import Pagemap, PartialScanError
 from writewatch.kernel.probe import Capabilities, Capability, capabilities
+from writewatch.kernel.resolving import PartialResultError
 from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.pages import AddrRange
 from writewatch.tracker.allocate import allocate
@@ -37,15 +41,23 @@ __all__ = [
     "Consumer",
     "CorruptError",
     "DirtySet",
+    "Fork",
     "FormatError",
     "KernelUnsupportedError",
+    "Message",
+    "Pagefault",
     "Pagemap",
+    "PartialResultError",
     "PartialScanError",
+    "Remap",
+    "Remove",
     "Statistics",
     "Tracker",
     "TrackerClosedError",
     "TrackingLostError",
     "TrackingLostWarning",
+    "UnknownEvent",
+    "Unmap",
     "UnseenWritesWarning",
     "UsageError",
     "Userfaultfd",
@@ -53,5 +65,15 @@ __all__ = [
     "WriteWatchWarning",
     "allocate",
     "capabilities",
+    "model",
     "track",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The model is large and few programs simulate a kernel: imported when it is asked for.
+    if name == "model":
+        import importlib
+
+        return importlib.import_module("writewatch.model")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

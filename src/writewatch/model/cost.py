@@ -39,8 +39,8 @@ class Prices:
 
 #: Measured on 1 GiB of 4 KiB pages: a first write takes 0.88 us asynchronously, 31 to 61 us with a handler in another
 #: thread, 4.4 to 9.6 us with SIGSEGV; a scan that finds nothing 0.4 ms, one that reports 1 % at random and protects
-#: it again 0.88 ms. Soft-dirty could not be measured there: its fault is taken as the asynchronous one, asking as reading
-#: pagemap (8 to 15 ms) and protecting everything (16 ms), both of which were measured.
+#: it again 0.88 ms. Soft-dirty could not be measured there: its fault is taken as the asynchronous one, asking as
+#: reading pagemap (8 to 15 ms) and protecting everything (16 ms), both of which were measured.
 PRICES: Final[dict[Method, Prices]] = {
     "async": Prices(fault=880, marker_fault=1_760, scan_page=1.5, report_page=180, call=500),
     "sync": Prices(fault=46_000, marker_fault=46_880, scan_page=1.5, report_page=180, call=500),

@@ -3,7 +3,8 @@
 A frame is a number. Its content is one fill byte, except for at most one odd byte, until a store needs
 more: only then does the frame own ``page_size`` bytes. So a terabyte that was touched here and there fits.
 
-``compound`` marks the frames of a large anonymous folio, however it is mapped; ``folio.py`` ends that.
+``compound`` marks the frames of a large anonymous folio, however it is mapped; ``folio.py`` ends that. ``lazy`` marks
+what MADV_FREE gave up: dropped when it is reclaimed, if it is still clean.
 
 Invariant: ``refs`` = mappings + 1 if a page cache holds the frame + 1 if the swap cache does. A frame whose
 ``refs`` reach 0 is freed, poisoned, and never read again; reading a free frame is an error of the model.
@@ -41,6 +42,7 @@ class Frames:
         self.mapcount = np.zeros(64, np.int32)
         self.refs = np.zeros(64, np.int32)
         self.compound = np.zeros(64, np.bool_)
+        self.lazy = np.zeros(64, np.bool_)
         self._fill = np.zeros(64, np.uint8)
         self._odd_at = np.full(64, _NO_ODD, np.int32)
         self._odd = np.zeros(64, np.uint8)
@@ -79,7 +81,7 @@ class Frames:
         return first
 
     def _grow(self, size: int) -> None:
-        for name in ("kind", "mapcount", "refs", "compound", "_fill", "_odd_at", "_odd"):
+        for name in ("kind", "mapcount", "refs", "compound", "lazy", "_fill", "_odd_at", "_odd"):
             old = getattr(self, name)
             new = np.zeros(size, old.dtype)
             new[: len(old)] = old
@@ -90,6 +92,7 @@ class Frames:
         self.mapcount[frames] = 0
         self.refs[frames] = 0
         self.compound[frames] = False
+        self.lazy[frames] = False
         self._fill[frames] = 0
         self._odd_at[frames] = _NO_ODD
 

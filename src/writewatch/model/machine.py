@@ -72,7 +72,6 @@ class Machine:
         processes: Process id -> process.
         tasks: Threads that were started and whose end nobody has seen yet.
         thread_id: Of the thread that is running now.
-        lazy_free: Frames that MADV_FREE gave up; one that is still clean when it is reclaimed is dropped.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -91,7 +90,6 @@ class Machine:
         self.processes: dict[int, Any] = {}
         self.tasks: list[Task] = []
         self.thread_id = 0
-        self.lazy_free: set[int] = set()
         self.n_huge_free = self.settings.hugetlb_pages
         self.n_huge_reserved = 0
         self._next_inode = 1000

@@ -193,7 +193,7 @@ def _free(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
             mm.table.set_pte(addr, p.EMPTY)
             mm.forget(pte)
         elif pte & p.PRESENT and not pte & p.ZERO and mm.machine.frames.mapcount[p.number(pte)] == 1:
-            mm.machine.lazy_free.add(p.number(pte))
+            mm.machine.frames.lazy[p.number(pte)] = True
             mm.set_pte(addr, pte & ~(p.DIRTY | p.ACCESSED))
 
 
@@ -205,7 +205,7 @@ def _free_leaf(mm: Mm, low: int, high: int, leaf: int) -> None:
     if high - low != mm.machine.huge_page_size:
         split_folio(mm, pfn)
         return
-    mm.machine.lazy_free.update(range(pfn, pfn + n))
+    mm.machine.frames.lazy[pfn : pfn + n] = True
     mm.table.set_leaf(low, leaf & ~(p.DIRTY | p.ACCESSED))
 
 

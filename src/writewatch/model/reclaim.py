@@ -8,8 +8,6 @@ Truth: mm/madvise.c:madvise_cold_or_pageout_pte_range(), mm/rmap.c:try_to_unmap_
 
 from __future__ import annotations
 
-from collections import Counter
-
 from writewatch.model import page_cache
 from writewatch.model import pte as p
 from writewatch.model.files import SHMEM
@@ -56,11 +54,14 @@ def split_parts(mm: Mm, start: int, end: int) -> None:
     """Split the large folios that small entries of a range map a part of, and that nobody shares."""
     frames, n = mm.machine.frames, mm.machine.pages_per_huge
     ptes = [pte for _, pte in mm.table.ptes(start, end) if pte & p.PRESENT and not pte & p.ZERO]
-    parts = Counter(p.number(pte) // n for pte in ptes if frames.compound[p.number(pte)])
-    for head, mapped in parts.items():
+    parts: dict[int, list[int]] = {}
+    for pfn in (p.number(pte) for pte in ptes):
+        if frames.compound[pfn]:
+            parts.setdefault(pfn // n, []).append(pfn)
+    for head, pfns in parts.items():
         shared = (frames.mapcount[head * n : head * n + n] > 1).any()
-        if mapped < n and not shared:
-            split_folio(mm, head * n)
+        if len(pfns) < n and not shared:
+            split_folio(mm, pfns[0])
 
 
 def _alone(mm: Mm, leaf: int) -> bool:
@@ -74,8 +75,8 @@ def _can_leave(mm: Mm, vma: Vma) -> bool:
 
 def _swap_out(mm: Mm, addr: int, pte: int) -> None:
     machine, pfn = mm.machine, p.number(pte)
-    if pfn in machine.lazy_free:
-        machine.lazy_free.discard(pfn)
+    if machine.frames.lazy[pfn]:
+        machine.frames.lazy[pfn] = False
         if not pte & p.DIRTY:
             # MADV_FREE gave the content up: nothing is kept, not even the bit.
             mm.table.set_pte(addr, p.EMPTY)

@@ -12,7 +12,6 @@ faster: two contents of one page are mistaken for each other once in 2**64 chang
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Final
 
@@ -30,16 +29,14 @@ _BLOCK_BYTES: Final = 1 << 18
 Digest = Callable[[bytes], bytes]
 
 
-def _blake2b(page: bytes) -> bytes:
-    return hashlib.blake2b(page, digest_size=8, usedforsecurity=False).digest()
-
-
 def best_digest() -> tuple[str, Digest]:
     """Name and function of the fastest 64-bit digest at hand."""
     try:
         import xxhash
     except ImportError:
-        return "BLAKE2b", _blake2b
+        import hashlib
+
+        return "BLAKE2b", lambda page: hashlib.blake2b(page, digest_size=8, usedforsecurity=False).digest()
     return "XXH3", xxhash.xxh3_64_digest
 
 

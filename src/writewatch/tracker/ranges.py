@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Final
 
 import numpy as np
@@ -69,6 +70,15 @@ def huge_granules(calls: KernelCalls, first: int, last: int) -> dict[tuple[int, 
         if entry.kernel_page_size > page_size and start < last and first < end:
             found[start, end] = entry.kernel_page_size // page_size
     return found
+
+
+def max_map_count() -> int:
+    """How many VMAs a process may have; no limit where it is not told."""
+    try:
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return sys.maxsize
 
 
 def huge_page_sizes(calls: KernelCalls) -> list[int]:

@@ -23,7 +23,6 @@ from writewatch.tracker.content_hash import ContentHash
 from writewatch.tracker.every_page import EveryPage
 from writewatch.tracker.soft_dirty import SoftDirty
 from writewatch.tracker.translate import translate
-from writewatch.tracker.uffd_sync import UffdSync
 from writewatch.tracker.uffd_wp import UffdWp
 
 
@@ -32,12 +31,19 @@ def _uffd_wp(calls: KernelCalls) -> Backend:
     return UffdWp(calls, keep_huge_pages=known(calls).works("pmd_holes"))
 
 
+def _uffd_sync(calls: KernelCalls) -> Backend:
+    # On use: it brings sockets and processes, and most programs never need it.
+    from writewatch.tracker.uffd_sync import UffdSync
+
+    return UffdSync(calls)
+
+
 #: Name -> how to make it, and the capability that it stands on; None for what always works. Best first.
 BACKENDS: Final[dict[str, tuple[Callable[[KernelCalls], Backend], str | None]]] = {
     "uffd-wp": (_uffd_wp, "uffd_wp_async"),
     "soft-dirty": (SoftDirty, "soft_dirty"),
     "content-hash": (ContentHash, None),
-    "uffd-wp-sync": (UffdSync, "uffd_wp_sync"),
+    "uffd-wp-sync": (_uffd_sync, "uffd_wp_sync"),
     "every-page": (lambda _: EveryPage(), None),
 }
 

@@ -40,7 +40,14 @@ from writewatch.tracker.backend import Harvest, RangeRefusedError
 from writewatch.tracker.hot import HotChunks
 from writewatch.tracker.own_content import OF_ITS_OWN, content_of
 from writewatch.tracker.pageset import PageValues
-from writewatch.tracker.ranges import close_gaps, files_under, huge_granules, mapped_runs, round_to_granules
+from writewatch.tracker.ranges import (
+    close_gaps,
+    files_under,
+    huge_granules,
+    mapped_runs,
+    max_map_count,
+    round_to_granules,
+)
 
 #: The documented hint that a page is not populated costs nothing more: WP_ASYNC implies it.
 _FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
@@ -48,6 +55,8 @@ _FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
 #: Ranges that are harvested as one unit. Each is a scan of its own; more at a time means that more is assumed
 #: written when a scan fails.
 _UNIT_RANGES: Final = 256
+#: With fewer new ranges it need not be asked how many mappings the process has left.
+_MANY_RANGES: Final = 1000
 
 _REFUSALS: Final = {
     errno.EBUSY: "is registered with another userfaultfd already; a mapping can have one, so close the other",
@@ -93,6 +102,7 @@ class UffdWp:
         """Register what is new and protect it; unregister what is not wanted any more."""
         self._learn_mappings(difference(wanted, self._ranges))
         closed = close_gaps(wanted, self._calls)
+        self._leave_mappings(difference(closed, self._ranges))
         try:
             self._adjust(closed)
         except RangeRefusedError:
@@ -101,6 +111,18 @@ class UffdWp:
             self._adjust(wanted)  # perhaps only a gap was refused: memory that somebody else has registered
         self._remember_own_content(wanted)
         self._wanted = wanted
+
+    def _leave_mappings(self, new: Runs) -> None:
+        """Refuse what would take most of the mappings that the process may still make: each range splits two."""
+        if len(new) < _MANY_RANGES:
+            return
+        left = max_map_count() - len(self._calls.vmas(None))
+        if 2 * len(new) > left // 2:
+            raise RangeRefusedError(
+                f"{len(new)} separate ranges would take most of the {left} mappings that vm.max_map_count still "
+                "allows; raise it, or track buffers that lie together",
+                (self.name,),
+            )
 
     def _learn_mappings(self, new: Runs) -> None:
         """Find hugetlb mappings, whose pages are registered whole, and private mappings of files."""
