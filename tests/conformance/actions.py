@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from tests.conformance.world import Need, Task, World
+from tests.conformance.world import Need, Task, Unavailable, World
 from writewatch.abi import mman, pagemap
 from writewatch.abi import userfaultfd as uf
 from writewatch.abi.pagemap import PAGE_REGION, PM_UFFD_WP, PmScanArg
@@ -119,6 +119,12 @@ class Area:
     def advise(self, advice: int) -> None:
         self.place.calls.madvise(self.start, self.length, advice)
 
+    def guard(self) -> None:
+        """Install guard markers; skipped on a kernel that has none, or does not report them."""
+        if not self.place.categories & G:
+            raise Unavailable("needs guard regions and their category, which Linux has since v6.16")
+        self.advise(mman.MADV_GUARD_INSTALL)
+
     def page_out(self) -> None:
         """Swap the area out; skipped where the machine has no swap area."""
         self.place.world.needs(Need.SWAP)
@@ -177,7 +183,7 @@ class Area:
     def states(self) -> list[str]:
         """Category letters of each page; "none" where nothing is reported."""
         states = ["none"] * self.n_pages
-        for first, end, categories in self.scan(returns=ALL | G).regions:
+        for first, end, categories in self.scan(returns=self.place.categories).regions:
             states[first:end] = [letters(categories)] * (end - first)
         return states
 
@@ -297,6 +303,15 @@ class Place:
         self.huge = world.calls.huge_page_size
         self.per_huge = self.huge // self.page
         self.pagemap = self.calls.open_pagemap(None)
+        self.categories = ALL | self._known(G)  #: every category that the kernel knows, but soft-dirty
+
+    def _known(self, category: int) -> int:
+        """The category, or 0 where a scan of nothing refuses it."""
+        try:
+            self.calls.pagemap_scan(self.pagemap, PmScanArg(size=96, category_mask=category), None)
+        except OSError:
+            return 0
+        return category
 
     # ---- contexts --------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from writewatch.kernel import libc
 _THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
 _HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
 _N_HUGEPAGES = 192
+MODEL_VERSION = (6, 18)
 _SWAP_MIB = 64
 
 _answers: dict[Need, str] = {}
@@ -243,3 +244,14 @@ def lacks_userfaultfd() -> str:
     refused = libc.ioctl(fd, UFFDIO_API, ctypes.addressof(handshake)) == -1
     os.close(fd)
     return "needs UFFD_FEATURE_WP_ASYNC, which Linux has since v6.7" if refused else ""
+
+
+def is_not_the_models_kernel() -> str:
+    """Why a comparison with the model would show the versions' differences; empty when it would not."""
+    numbers = os.uname().release.split("-")[0].split(".")
+    version = int(numbers[0]), int(numbers[1])
+    return (
+        ""
+        if version == MODEL_VERSION
+        else f"needs Linux 6.18, which the model is; this is {os.uname().release}"
+    )

@@ -235,7 +235,7 @@ def test_cold_keeps_the_bit(place: Place) -> None:
 def test_guard_install_loses_the_bit_and_remove_leaves_an_empty_entry(place: Place) -> None:
     area = _filled(place, kinds.anon)
     guarded = area.part(0, 2)
-    guarded.advise(mman.MADV_GUARD_INSTALL)
+    guarded.guard()
     assert area.states() == ["AWSG", "AWSG", "AP"]
     area.collect()
     assert area.states() == ["ASG", "ASG", "AP"]

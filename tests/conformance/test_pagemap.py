@@ -100,7 +100,7 @@ def test_markers_as_a_privileged_reader_sees_them(place: Place) -> None:
     context.register(area)
     context.protect(area.part(0, 1))
     context.poison(area.part(1, 2))
-    area.part(2, 3).advise(mman.MADV_GUARD_INSTALL)
+    area.part(2, 3).guard()
     assert [hex(entry & ~PM_SOFT_DIRTY) for entry in area.entries()] == [
         "0x420000000000003f",
         "0x400000000000005f",
@@ -110,7 +110,7 @@ def test_markers_as_a_privileged_reader_sees_them(place: Place) -> None:
 
 def test_guard_region(place: Place) -> None:
     area = place.map(1)
-    area.advise(mman.MADV_GUARD_INSTALL)
+    area.guard()
     assert _flags(area) == PM_SWAP | PM_GUARD_REGION
 
 

@@ -7,7 +7,7 @@ import errno
 import numpy as np
 import pytest
 
-from tests.conformance.actions import ALL, GET_AND_PROTECT, Area, G, Place, W, raises
+from tests.conformance.actions import GET_AND_PROTECT, Area, G, Place, W, raises
 from tests.conformance.world import Need
 from writewatch.abi import pagemap
 from writewatch.abi.pagemap import PAGE_REGION, PmScanArg
@@ -47,7 +47,7 @@ def test_unknown_category_in_any_mask_is_einval(place: Place, field: str, bit: i
 
 @pytest.mark.parametrize("field", MASKS)
 def test_every_known_category_is_accepted_in_every_mask(place: Place, field: str) -> None:
-    argument = _argument(place.map(1), **{field: ALL | pagemap.PAGE_IS_SOFT_DIRTY | G})
+    argument = _argument(place.map(1), **{field: place.categories | pagemap.PAGE_IS_SOFT_DIRTY})
     assert place.calls.pagemap_scan(place.pagemap, argument, None) == 0
 
 
@@ -128,6 +128,8 @@ def test_empty_range_returns_nothing_and_walk_end_is_its_start(place: Place, fla
 
 @pytest.mark.parametrize("bit", [1 << n for n in range(9)])
 def test_zero_length_scan_says_which_categories_exist(place: Place, bit: int) -> None:
+    if bit == G and not place.categories & G:
+        pytest.skip("PAGE_IS_GUARD is newer than this kernel (v6.16)")
     area = place.map(1)
     argument = _argument(area, end=area.start, category_mask=bit)
     assert place.calls.pagemap_scan(place.pagemap, argument, None) == 0

@@ -92,7 +92,7 @@ def test_poison_and_guard_markers_gain_the_bit(place: Place) -> None:
     area, context = place.map(2), place.asynchronous()
     context.register(area)
     context.poison(area.part(0, 1))
-    area.part(1, 2).advise(mman.MADV_GUARD_INSTALL)
+    area.part(1, 2).guard()
     assert area.collect().runs == [(0, 2)]
     assert area.states() == ["AS", "ASG"]
 

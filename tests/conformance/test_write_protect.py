@@ -192,7 +192,7 @@ def test_poison_and_guard_markers_are_left_alone(place: Place) -> None:
     area, context = place.map(2), place.asynchronous()
     context.register(area)
     context.poison(area.part(0, 1))
-    area.part(1, 2).advise(mman.MADV_GUARD_INSTALL)
+    area.part(1, 2).guard()
     assert area.states() == ["AWS", "AWSG"]
     context.protect(area)
     assert area.states() == ["AWS", "AWSG"]

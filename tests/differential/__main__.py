@@ -14,7 +14,7 @@ import time
 
 from tests.conformance import access, machine
 from tests.conformance.linux_world import Zygote
-from tests.differential.driver import Divergence, available_options, compare, observed, shrink
+from tests.differential.driver import Divergence, available_options, compare, compare_twice, observed, shrink
 from tests.differential.script import Script, options_of
 from tests.differential.sides import Side, linux_side, model_side
 
@@ -28,6 +28,7 @@ class Run:
         self._zygote = zygote
         self._against_itself = against_itself
         self.steps = 0
+        self.disturbed = 0
         self.started = time.monotonic()
 
     def linux(self) -> Side:
@@ -41,7 +42,8 @@ class Run:
         options = available_options()
         while self.steps < steps:
             script = observed(Script(seed, options_of(seed, options)).operations(SESSION))
-            divergence = compare(self.linux, self.other, script)
+            divergence, disturbed = compare_twice(self.linux, self.other, script)
+            self.disturbed += disturbed
             if divergence is not None:
                 print(f"seed {seed} differs after {self.steps} steps; shrinking")
                 return shrink(self.linux, self.other, divergence)
@@ -53,7 +55,10 @@ class Run:
     def _report(self, steps: int) -> None:
         if self.steps % (SESSION * 50) == 0 or self.steps >= steps:
             seconds = time.monotonic() - self.started
-            print(f"{self.steps} of {steps} steps, {self.steps / seconds:.0f} a second", flush=True)
+            rate = self.steps / seconds
+            print(
+                f"{self.steps} of {steps} steps, {rate:.0f} a second, {self.disturbed} disturbed", flush=True
+            )
 
 
 def main(arguments: list[str]) -> int:

@@ -18,7 +18,7 @@ from tests.differential.sides import linux_side, model_side
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Opens both sides; skipped with a sentence where one of them cannot be."""
     directory = tmp_path_factory.mktemp("sides")
-    if reason := machine.lacks_userfaultfd():
+    if reason := machine.lacks_userfaultfd() or machine.is_not_the_models_kernel():
         pytest.skip(reason)
     try:
         model_world.boot()

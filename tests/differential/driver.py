@@ -91,6 +91,17 @@ def compare(first: Open, second: Open, script: Sequence[Operation]) -> Divergenc
     return None
 
 
+def compare_twice(first: Open, second: Open, script: Sequence[Operation]) -> tuple[Divergence | None, bool]:
+    """A divergence that shows again in fresh processes, and whether one showed once only.
+
+    What shows once is the machine's doing: somebody else took the huge pages or removed the swap area.
+    """
+    if compare(first, second, script) is None:
+        return None, False
+    again = compare(first, second, script)
+    return again, again is None
+
+
 def shrink(first: Open, second: Open, divergence: Divergence, attempts: int = 400) -> Divergence:
     """Leave out operations while the last one still differs; coarse pieces first."""
     smallest = divergence
