@@ -125,5 +125,6 @@ def _gather(mm: Mm, file: File, first: int) -> None:
             machine.frames.fill(pfn + i, machine.frames.content(old))
             machine.frames.put(old)
         file.pages[first + i] = pfn + i
+    machine.frames.dirty[pfn : pfn + n] = True
     file.huge.add(first)
     machine.counters.events["thp_collapse_alloc"] += 1

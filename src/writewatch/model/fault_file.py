@@ -79,6 +79,7 @@ def page_entry(fault: Fault, pfn: int) -> int:
     entry = p.present(pfn, p.ACCESSED)
     if fault.write:
         entry |= writable(fault)
+        fault.mm.machine.frames.dirty[pfn] = True
     elif (
         fault.vma.flags & VM_SHARED
         and fault.vma.flags & VM_WRITE

@@ -52,6 +52,8 @@ def _wp_page_shared(fault: Fault, pte: int) -> None:
     file = fault.vma.file
     if file is not None and file.kind == REGULAR:
         file.dirty.add(fault.vma.file_index(fault.addr, fault.mm.machine.page_shift))
+    if not pte & p.ZERO:
+        fault.mm.machine.frames.dirty[p.number(pte)] = True
     _reuse(fault, pte)
 
 

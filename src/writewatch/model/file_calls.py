@@ -80,7 +80,8 @@ def fallocate(machine: Machine, opened: OpenFile, mode: int, offset: int, length
 
 def _allocate(machine: Machine, file: File, index: int) -> None:
     if file.kind == SHMEM:
-        page_cache.read(machine, file, index)
+        # Marked dirty, so that it is swapped out and not freed.
+        machine.frames.dirty[page_cache.read(machine, file, index)] = True
         return
     absent = file.kind == HUGETLB and index not in file.pages
     if absent and page_cache.add_hugetlb(machine, file, index) is None:

@@ -4,7 +4,8 @@ A frame is a number. Its content is one fill byte, except for at most one odd by
 more: only then does the frame own ``page_size`` bytes. So a terabyte that was touched here and there fits.
 
 ``compound`` marks the frames of a large anonymous folio, however it is mapped; ``folio.py`` ends that. ``lazy`` marks
-what MADV_FREE gave up: dropped when it is reclaimed, if it is still clean.
+what MADV_FREE gave up: dropped when it is reclaimed, if it is still clean. ``dirty`` marks what was ever written: a
+page of shmem that was not is a hole again when it is reclaimed.
 
 Invariant: ``refs`` = mappings + 1 if a page cache holds the frame + 1 if the swap cache does. A frame whose
 ``refs`` reach 0 is freed, poisoned, and never read again; reading a free frame is an error of the model.
@@ -43,6 +44,7 @@ class Frames:
         self.refs = np.zeros(64, np.int32)
         self.compound = np.zeros(64, np.bool_)
         self.lazy = np.zeros(64, np.bool_)
+        self.dirty = np.zeros(64, np.bool_)
         self._fill = np.zeros(64, np.uint8)
         self._odd_at = np.full(64, _NO_ODD, np.int32)
         self._odd = np.zeros(64, np.uint8)
@@ -81,7 +83,7 @@ class Frames:
         return first
 
     def _grow(self, size: int) -> None:
-        for name in ("kind", "mapcount", "refs", "compound", "lazy", "_fill", "_odd_at", "_odd"):
+        for name in ("kind", "mapcount", "refs", "compound", "lazy", "dirty", "_fill", "_odd_at", "_odd"):
             old = getattr(self, name)
             new = np.zeros(size, old.dtype)
             new[: len(old)] = old
@@ -93,6 +95,7 @@ class Frames:
         self.refs[frames] = 0
         self.compound[frames] = False
         self.lazy[frames] = False
+        self.dirty[frames] = False
         self._fill[frames] = 0
         self._odd_at[frames] = _NO_ODD
 
@@ -164,6 +167,7 @@ class Frames:
     def write(self, pfn: int, offset: int, data: bytes) -> None:
         """Change bytes of a frame."""
         assert self.kind[pfn] != FREE, f"frame {pfn:#x} written after it was freed"
+        self.dirty[pfn] = True
         stored = self._bytes.get(pfn)
         if stored is not None:
             stored[offset : offset + len(data)] = data
@@ -178,6 +182,7 @@ class Frames:
 
     def write_many(self, pfns: NDArray[np.int64], offsets: NDArray[np.int64], byte: int) -> None:
         """Store one byte into each of different frames: the two arrays have the shape (n,)."""
+        self.dirty[pfns] = True
         simple = (self._odd_at[pfns] == _NO_ODD) | (self._odd_at[pfns] == offsets)
         if self._bytes:
             simple &= ~np.isin(pfns, np.fromiter(self._bytes, np.int64, len(self._bytes)))
@@ -207,6 +212,7 @@ class Frames:
 
     def fill(self, pfn: int, content: Content) -> None:
         """Replace all of a frame."""
+        self.dirty[pfn] = True
         self._fill[pfn], self._odd_at[pfn], self._odd[pfn], stored = content
         if stored is None:
             self._bytes.pop(pfn, None)

@@ -99,11 +99,24 @@ def _drop_mapping(mm: Mm, vma: Vma, addr: int, pte: int) -> None:
     mm.table.set_pte(addr, p.UFFD_WP_MARKER if keeps else p.EMPTY)
     mm.forget(pte)
     if file.kind == SHMEM:
-        if machine.swap.has_room:
+        if not _is_dirty(mm, vma, index):
+            page_cache.drop(machine, file, index)
+        elif machine.swap.has_room:
             _swap_out_shmem(mm, vma, index)
     elif index not in file.dirty:
         # A clean page leaves the cache as well; a dirty one waits there for its writeback.
         machine.frames.put(file.pages.pop(index))
+
+
+def _is_dirty(mm: Mm, vma: Vma, index: int) -> bool:
+    file, machine = vma.file, mm.machine
+    assert file is not None
+    pfn, n = file.pages[index], machine.pages_per_huge
+    if index - index % n in file.huge:
+        # A folio is dirty as a whole.
+        head = pfn - index % n
+        return bool(machine.frames.dirty[head : head + n].any())
+    return bool(machine.frames.dirty[pfn])
 
 
 def _swap_out_shmem(mm: Mm, vma: Vma, index: int) -> None:
