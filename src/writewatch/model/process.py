@@ -16,6 +16,7 @@ from writewatch.model.descriptors import Descriptors
 from writewatch.model.files import REGULAR, SECRETMEM, OpenFile
 from writewatch.model.machine import Machine, Settings
 from writewatch.model.maps import map_vdso, smaps_flags
+from writewatch.model.migrate import finish_migration, start_migration
 from writewatch.model.mm import Mm, failure
 from writewatch.model.populate import mlock
 from writewatch.model.signals import MustWait, WouldBlock
@@ -173,6 +174,13 @@ class Process:
             store_many(self.mm, np.asarray(addresses, np.int64), value)
         except MustWait as sleep:
             raise WouldBlock(sleep.wait) from None
+
+    def compact(self) -> None:
+        """Move every small page of this process to another frame, as memory compaction may."""
+        for vma in self.mm.vmas:
+            for addr, _ in [] if vma.is_hugetlb else self.mm.table.ptes(vma.start, vma.end):
+                if start_migration(self.mm, addr):
+                    finish_migration(self.mm, addr)
 
     def swap_to(self, n_pages: int) -> None:
         """swapon(2) and swapoff(2): from now on swap has that many pages."""
