@@ -7,7 +7,6 @@ closed as long as it is tracked, so its memory cannot move away unnoticed.
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,8 +75,11 @@ def resolve(obj: object, *, writable: bool = True) -> TrackedBuffer:
         return TrackedBuffer(obj.start, (obj.length,), (1,), 1, str(obj), obj)
     if isinstance(obj, np.ndarray):
         return _of_array(obj, obj, writable)
+    if isinstance(obj, np.generic):
+        # NumPy would make an array of it: a copy, which nobody else writes to.
+        raise UsageError(f"{type(obj).__name__} is a scalar, not memory; pass the array, or a slice of it")
     if _is_shared_memory(obj):
-        return resolve(obj.buf, writable=writable)  # type: ignore[attr-defined]  # checked by the line above
+        return _of_shared_memory(obj, writable)
     if hasattr(obj, "data_ptr"):
         return _of_tensor(obj)
     if hasattr(obj, "__array_interface__"):
@@ -90,6 +92,12 @@ def resolve(obj: object, *, writable: bool = True) -> TrackedBuffer:
 def _is_shared_memory(obj: object) -> bool:
     module = sys.modules.get("multiprocessing.shared_memory")
     return module is not None and isinstance(obj, module.SharedMemory)
+
+
+def _of_shared_memory(obj: Any, writable: bool) -> TrackedBuffer:
+    if obj.buf is None:
+        raise UsageError(f"SharedMemory {obj.name!r} is closed; open it again")
+    return resolve(obj.buf, writable=writable)
 
 
 def _of_array(array: NDArray[Any], owner: object, writable: bool) -> TrackedBuffer:
@@ -111,10 +119,13 @@ def _of_tensor(tensor: Any) -> TrackedBuffer:
     device = getattr(getattr(tensor, "device", None), "type", "cpu")
     if device != "cpu":
         raise UsageError(f"{label} lives on {tensor.device}; only memory of this process can be tracked")
-    itemsize = int(tensor.element_size())
-    strides = tuple(int(step) * itemsize for step in tensor.stride())
+    try:
+        address, itemsize, steps = tensor.data_ptr(), int(tensor.element_size()), tensor.stride()
+    except RuntimeError as error:
+        raise UsageError(f"{label} has no plain memory: {error}; pass the dense tensors inside it") from error
+    strides = tuple(int(step) * itemsize for step in steps)
     shape = tuple(int(n) for n in tensor.shape)
-    return TrackedBuffer(int(tensor.data_ptr()), shape, strides, itemsize, label, tensor)
+    return TrackedBuffer(int(address), shape, strides, itemsize, label, tensor)
 
 
 def _of_dlpack(obj: Any) -> TrackedBuffer:
@@ -133,6 +144,10 @@ def _of_exporter(obj: object, writable: bool) -> TrackedBuffer:
         raise UsageError(
             f"{type(obj).__name__} shows no memory; pass an array, bytearray, mmap, memoryview, SharedMemory or tensor"
         ) from None
+    except (BufferError, ValueError) as error:
+        raise UsageError(
+            f"{type(obj).__name__} shows no memory any more ({error}); pass one that is open"
+        ) from error
     label = f"{type(obj).__name__} of {view.nbytes} bytes"
     if writable and view.readonly:
         view.release()
@@ -154,8 +169,3 @@ def _address_of(view: memoryview) -> int:
     array = np.asarray(flat)
     address: int = array.__array_interface__["data"][0]
     return address
-
-
-def n_elements(buffer: TrackedBuffer) -> int:
-    """How many elements a buffer has."""
-    return math.prod(buffer.shape)
