@@ -272,8 +272,15 @@ def test_anonymous_memory_has_no_other_writers(flags: int) -> None:
 # ---- children ------------------------------------------------------------------------------------
 
 
+def fork() -> int:
+    with warnings.catch_warnings():
+        # Since Python 3.12, when the process has threads. NumPy's may have some, which the child does without.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def fork_and_wait() -> None:
-    child = os.fork()
+    child = fork()
     if not child:
         os._exit(0)
     os.waitpid(child, 0)
@@ -298,7 +305,7 @@ def test_a_child_with_a_copy_of_its_own_is_no_matter(table: Any) -> None:
 def test_a_relative_that_shares_the_memory_already_is_named() -> None:
     memory = mmap.mmap(-1, 10_000)
     reader, writer = os.pipe()
-    child = os.fork()
+    child = fork()
     if not child:
         os.close(writer)
         os.read(reader, 1)  # until the parent closes its end

@@ -276,6 +276,21 @@ def read_only(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return values
 
 
+def released(view: memoryview) -> memoryview:
+    view.release()
+    return view
+
+
+def closed(memory: Any) -> Any:
+    memory.close()
+    return memory
+
+
+class Sparse(Tensor):
+    def stride(self) -> tuple[int, ...]:
+        raise RuntimeError("sparse tensors do not have strides")
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "read-only array": (read_only(np.zeros(3)), "ndarray of shape (3,), dtype float64 is read-only"),
     "bytes": (b"abc", "bytes of 3 bytes is read-only"),
@@ -287,6 +302,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "str": ("abc", "str shows no memory"),
     "None": (None, "NoneType shows no memory"),
     "number": (5, "int shows no memory"),
+    "scalar": (np.float64(3), "float64 is a scalar, not memory; pass the array"),
+    "record": (np.zeros(2, "u1,f8")[0], "void is a scalar, not memory; pass the array, or a slice"),
+    "released memoryview": (released(memoryview(bytearray(3))), "pass one that is open"),
+    "closed mmap": (closed(mmap.mmap(-1, 100)), "mmap shows no memory any more"),
+    "sparse tensor": (Sparse(np.zeros(3)), "no plain memory: sparse tensors do not have strides"),
     "tensor of a device": (Tensor(np.zeros(3), "cuda"), "lives on cuda:0"),
 }
 
@@ -297,6 +317,14 @@ def test_what_cannot_be_tracked_is_refused_in_a_sentence(thing: Any, words: str)
         ww.track(thing)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_shared_memory_that_is_closed_is_refused() -> None:
+    memory = SharedMemory(create=True, size=100)
+    memory.close()
+    memory.unlink()
+    with pytest.raises(ww.UsageError, match=r"SharedMemory '\S+' is closed; open it again"):
+        ww.track(memory)
 
 
 def test_dlpack_of_a_device_is_refused_with_its_reason() -> None:
