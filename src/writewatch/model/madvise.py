@@ -247,7 +247,9 @@ def _guard_install(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
     for low, high in mm.table.steps(start, end):
         mm.table.table(low)
         for addr in range(low, high, mm.machine.page_size):
-            mm.table.set_pte(addr, p.GUARD_MARKER)
+            # A guard that is there already stays as it is, with the bit if it has it.
+            if not mm.table.pte(addr):
+                mm.table.set_pte(addr, p.GUARD_MARKER)
     yield None
 
 
