@@ -330,9 +330,13 @@ class Pagemap:
         """One ioctl: (n, 3) words of its regions. The caller holds the lock."""
         try:
             count = self._calls.pagemap_scan(self.fileno(), argument, self._vec)
-        except OSError as error:
+        except BaseException as error:
             reported = self._take(int(np.count_nonzero(self._words[:, 1])))
-            raise PartialScanError(error, reported.view(PAGE_REGION).reshape(-1), argument.start) from error
+            if isinstance(error, OSError) and error.errno is not None:
+                raise PartialScanError(
+                    error, reported.view(PAGE_REGION).reshape(-1), argument.start
+                ) from error
+            raise  # of a signal handler, whose TimeoutError is an OSError as well
         return self._take(count)
 
     def _take(self, count: int) -> NDArray[np.uint64]:
