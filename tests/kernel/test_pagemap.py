@@ -459,6 +459,38 @@ def test_a_scan_after_a_refused_one_begins_with_a_clean_vec(
     assert len(caught.value.regions) == 0, "regions of an earlier request were taken for this one's"
 
 
+class InterruptedCalls(LinuxCalls):
+    """The running kernel, where a signal handler raises right after a scan that was told so."""
+
+    error: BaseException | None = None
+
+    def pagemap_scan(self, fd: int, argument: PmScanArg, vec: NDArray[np.void] | None) -> int:
+        count = super().pagemap_scan(fd, argument, vec)
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return count
+
+
+@tracking
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TimeoutError("too late")], ids=repr)
+def test_an_exception_of_a_signal_handler_stays_what_it_is(
+    tracked: Callable[[int], Tracked], error: BaseException
+) -> None:
+    calls = InterruptedCalls()
+    memory = tracked(100)
+    memory.write(range(0, 80, 2))
+    with ww.Pagemap(calls=calls) as pagemap:
+        calls.error = error
+        with pytest.raises(type(error)) as caught:
+            pagemap.scan(memory.start, memory.end, mask=PAGE_IS_WRITTEN)
+        assert caught.value is error
+        memory.uffd.unregister(memory.start, memory.page)
+        with pytest.raises(ww.PartialScanError) as refused:
+            protecting_scan(pagemap, memory)
+        assert len(refused.value.regions) == 0, "regions of the interrupted scan were left in the vec"
+
+
 @tracking
 def test_a_refused_range_takes_no_other_ranges_report_with_it(
     pagemap: ww.Pagemap, tracked: Callable[[int], Tracked], memory: Callable[..., int], page: int
