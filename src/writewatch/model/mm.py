@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from writewatch.abi.userfaultfd import UffdMsg
 from writewatch.model import pte as p
-from writewatch.model.files import REGULAR
 from writewatch.model.frames import ANON
 from writewatch.model.page_table import PageTable
 from writewatch.model.vma import VM_ACCESS, VM_SHARED, VM_SOFTDIRTY, VM_WRITE, Vma, VmaList
@@ -161,5 +160,4 @@ def wants_writenotify(mm: Mm, vma: Vma) -> bool:
     # Compare mm/vma.c:vma_wants_writenotify(). A disk filesystem wants to hear of the first write.
     if vma.flags & (VM_WRITE | VM_SHARED) != VM_WRITE | VM_SHARED:
         return False
-    is_regular = vma.file is not None and vma.file.kind == REGULAR
-    return is_regular or mm.soft_dirty_enabled(vma) or vma.uffd_wp
+    return vma.is_regular or mm.soft_dirty_enabled(vma) or vma.uffd_wp

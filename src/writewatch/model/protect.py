@@ -115,7 +115,8 @@ def _change_present(mm: Mm, vma: Vma, ptes: Entries, change: Change) -> Entries:
         return (ptes | np.uint64(p.UFFD_WP)) & ~flags
     if change is Change.UNPROTECT:
         ptes = ptes & ~np.uint64(p.UFFD_WP)
-    if not vma.flags & VM_WRITE:
+    if not vma.flags & VM_WRITE or (vma.flags & VM_SHARED and not vma.is_regular):
+        # vma_wants_manual_pte_write_upgrade() compares protections that differ for shmem, whatever it meant to ask.
         return ptes
     # A PMD leaf of many frames is judged by its first, which has been the same as the others so far.
     return np.where(_may_become_writable(mm, vma, ptes), ptes | flags, ptes)

@@ -51,17 +51,28 @@ def _split_leaf(mm: Mm, vma: Vma, addr: int, leaf: int) -> None:
 
 
 def split_parts(mm: Mm, start: int, end: int) -> None:
-    """Split the large folios that small entries of a range map a part of, and that nobody shares."""
+    """Split the large folios that small entries of a range map not as one batch, and that nobody shares."""
+    # Compare mm/madvise.c:madvise_folio_pte_batch().
     frames, n = mm.machine.frames, mm.machine.pages_per_huge
-    ptes = [pte for _, pte in mm.table.ptes(start, end) if pte & p.PRESENT and not pte & p.ZERO]
-    parts: dict[int, list[int]] = {}
-    for pfn in (p.number(pte) for pte in ptes):
-        if frames.compound[pfn]:
-            parts.setdefault(pfn // n, []).append(pfn)
-    for head, pfns in parts.items():
+    parts: dict[int, list[tuple[int, int]]] = {}
+    for addr, pte in mm.table.ptes(start, end):
+        if pte & p.PRESENT and not pte & p.ZERO and frames.compound[p.number(pte)]:
+            parts.setdefault(p.number(pte) // n, []).append((addr, pte))
+    for head, mapped in parts.items():
         shared = (frames.mapcount[head * n : head * n + n] > 1).any()
-        if len(pfns) < n and not shared:
-            split_folio(mm, pfns[0])
+        if not shared and not _is_batch(mm, mapped):
+            split_folio(mm, p.number(mapped[0][1]))
+
+
+def _is_batch(mm: Mm, mapped: list[tuple[int, int]]) -> bool:
+    """Whether entries map all of a folio, in one table and in order, and agree in the bit."""
+    n, (first, pte) = mm.machine.pages_per_huge, mapped[0]
+    in_order = [p.number(each) - i for i, (_, each) in enumerate(mapped)] == [p.number(pte)] * n
+    return (
+        in_order
+        and not first % mm.machine.huge_page_size
+        and len({each & p.UFFD_WP for _, each in mapped}) == 1
+    )
 
 
 def _alone(mm: Mm, leaf: int) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from writewatch.model.files import HUGETLB, SHMEM, File
+from writewatch.model.files import HUGETLB, REGULAR, SHMEM, File
 
 if TYPE_CHECKING:
     from writewatch.model.uffd import Context
@@ -124,6 +124,11 @@ class Vma:
     def is_shmem(self) -> bool:
         """vma_is_shmem()."""
         return self.file is not None and self.file.kind == SHMEM
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether a file of a disk filesystem backs it, which wants to hear of first writes."""
+        return self.file is not None and self.file.kind == REGULAR
 
     @property
     def is_shared(self) -> bool:
