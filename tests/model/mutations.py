@@ -20,6 +20,7 @@ from writewatch.model import (
     reclaim,
     register,
     scan,
+    scan_entries,
     uffd,
     zap,
 )
@@ -134,9 +135,9 @@ MUTATIONS: dict[str, _Patch] = {
         protect, "uses_markers", lambda _: lambda vma: not vma.is_anonymous
     ),
     "unregistering leaves the bits": _replace(register, "uffd_wp_range", _forgets_to_unprotect),
-    "a scan reports and does not protect": _replace(scan, "_protected", lambda _: lambda ptes: ptes),
-    "max_pages lets one more through": _replace(scan, "_output", _reports_too_many),
-    "a cut hugetlb page is protected": _replace(scan, "_scan_hugetlb", _protects_a_part_of_hugetlb),
+    "a scan reports and does not protect": _replace(scan_entries, "_protected", lambda _: lambda ptes: ptes),
+    "max_pages lets one more through": _replace(scan_entries, "output", _reports_too_many),
+    "a cut hugetlb page is protected": _replace(scan, "scan_hugetlb", _protects_a_part_of_hugetlb),
     "a synchronous fault is resolved in place": lambda: mock.patch.object(
         Vma, "wp_async", property(lambda vma: vma.uffd_wp)
     ),

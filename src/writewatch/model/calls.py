@@ -20,14 +20,15 @@ from writewatch.abi import mman
 from writewatch.abi import userfaultfd as abi
 from writewatch.abi.calls import Vma as MapsLine
 from writewatch.abi.pagemap import CLEAR_REFS_SOFT_DIRTY, PmScanArg
-from writewatch.model import access, file_calls, fill, move, pagemap, register, scan
+from writewatch.model import access, file_calls, fill, move, pagemap, register, scan, scan_state
 from writewatch.model.descriptors import Pagemap, Status
 from writewatch.model.madvise import madvise
 from writewatch.model.maps import lines
 from writewatch.model.messages import read_messages
 from writewatch.model.mm import failure
-from writewatch.model.mmap import mmap, mprotect, munmap
+from writewatch.model.mmap import mmap, mprotect
 from writewatch.model.mremap import mremap
+from writewatch.model.munmap import munmap
 from writewatch.model.populate import populate_vma
 from writewatch.model.process import Process
 from writewatch.model.signals import MemoryFault, MustWait, WouldBlock
@@ -175,11 +176,11 @@ class ModelCalls(Process):
     def _pagemap_scan_steps(self, fd: int, argument: PmScanArg, vec: NDArray[np.void] | None) -> Steps[int]:
         mm = self.descriptors.pagemap(fd).mm
         if vec is None:
-            writer = scan.memory_writer(self._kernel_write, int(argument.vec))
+            writer = scan_state.memory_writer(self._kernel_write, int(argument.vec))
         else:
             # The array lies outside simulated memory; any address that is not null stands for it.
             argument.vec, argument.vec_len = vec.ctypes.data & 0x7FFF_FFFF or 1, len(vec)
-            writer = scan.array_writer(vec)
+            writer = scan_state.array_writer(vec)
         return (yield from scan.pagemap_scan(mm, argument, writer))
 
     def clear_refs(self, pid: int | None, value: int) -> None:

@@ -11,56 +11,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
 
 from writewatch.abi import userfaultfd as abi
 from writewatch.model import page_cache
 from writewatch.model import pte as p
-from writewatch.model.files import HUGETLB
+from writewatch.model.fill_hugetlb import fill_hugetlb
+from writewatch.model.fill_request import CONTINUE, COPY, POISON, ZEROPAGE, Fill, Reader, read_source
 from writewatch.model.frames import ANON
-from writewatch.model.mm import TASK_SIZE, Mm, failure
+from writewatch.model.mm import TASK_SIZE
 from writewatch.model.register import check_range
 from writewatch.model.uffd import Context
 from writewatch.model.vma import VM_SHARED, VM_WRITE, Vma
-
-COPY: Final = "UFFDIO_COPY"
-ZEROPAGE: Final = "UFFDIO_ZEROPAGE"
-CONTINUE: Final = "UFFDIO_CONTINUE"
-POISON: Final = "UFFDIO_POISON"
-
-
-class Reader(Protocol):
-    """Reads memory of the calling process as the kernel does."""
-
-    def __call__(self, addr: int, length: int) -> bytes:
-        """Bytes at an address; EFAULT where it cannot be read."""
-        ...
-
-
-@dataclass(slots=True)
-class Fill:
-    """One call on its way.
-
-    Attributes:
-        call: ``COPY``, ``ZEROPAGE``, ``CONTINUE`` or ``POISON``.
-        start, length: Destination, in bytes.
-        protect: Whether the new pages get the bit.
-        source: Where COPY reads.
-        read: How COPY reads.
-    """
-
-    context: Context
-    call: str
-    start: int
-    length: int
-    protect: bool = False
-    source: int = 0
-    read: Reader | None = None
-
-    def fail(self, number: int) -> OSError:
-        """The error of this call."""
-        return failure(number, self.call)
 
 
 def copy(context: Context, argument: abi.UffdioCopy, read: Reader) -> None:
@@ -115,7 +76,7 @@ def _fill_range(fill: Fill, report: Callable[[int], None]) -> int:
         vma = _destination(fill)
         unit = fill.context.mm.machine.huge_page_size if vma.is_hugetlb else fill.context.mm.machine.page_size
         while done < fill.length:
-            fill_one = _fill_hugetlb if vma.is_hugetlb else _fill_page
+            fill_one = fill_hugetlb if vma.is_hugetlb else _fill_page
             fill_one(fill, vma, fill.start + done, fill.source + done)
             done += unit
     except OSError as error:
@@ -175,7 +136,7 @@ def _fill_page(fill: Fill, vma: Vma, addr: int, source: int) -> None:
 
 def _fill_private(fill: Fill, vma: Vma, addr: int, source: int) -> None:
     # A private mapping of shmem gets anonymous memory; the hole in the file stays.
-    mm, data = fill.context.mm, _data(fill, source, fill.context.mm.machine.page_size)
+    mm, data = fill.context.mm, read_source(fill, source, fill.context.mm.machine.page_size)
     frame = mm.machine.frames.allocate(ANON)
     mm.machine.frames.get(frame)
     try:
@@ -183,10 +144,6 @@ def _fill_private(fill: Fill, vma: Vma, addr: int, source: int) -> None:
         _install(fill, vma, addr, frame)
     finally:
         mm.machine.frames.put(frame)
-
-
-def _data(fill: Fill, source: int, length: int) -> bytes:
-    return bytes(length) if fill.read is None else fill.read(source, length)
 
 
 def _check_size(fill: Fill, vma: Vma, addr: int) -> None:
@@ -199,7 +156,7 @@ def _fill_shmem(fill: Fill, vma: Vma, addr: int, source: int) -> None:
     machine, file = fill.context.mm.machine, vma.file
     assert file is not None
     index = vma.file_index(addr, machine.page_shift)
-    data = _data(fill, source, machine.page_size)
+    data = read_source(fill, source, machine.page_size)
     _check_size(fill, vma, addr)
     if page_cache.is_known(file, index):
         raise fill.fail(errno.EEXIST)
@@ -235,71 +192,3 @@ def _install(fill: Fill, vma: Vma, addr: int, pfn: int) -> None:
     if vma.flags & VM_WRITE and (is_anon or vma.flags & VM_SHARED):
         entry |= p.WRITE
     mm.map_pte(addr, p.protect(entry) if fill.protect else entry)
-
-
-# ---- one huge page of hugetlb --------------------------------------------------------------------
-
-
-def _fill_hugetlb(fill: Fill, vma: Vma, addr: int, source: int) -> None:
-    # Compare mm/hugetlb.c:hugetlb_mfill_atomic_pte().
-    mm = fill.context.mm
-    mm.table.reach(addr)
-    leaf = mm.table.leaf(addr)
-    if fill.call == POISON:
-        if leaf:
-            raise fill.fail(errno.EEXIST)
-        mm.table.set_leaf(addr, p.POISON_MARKER)
-        return
-    if fill.call == COPY and leaf and not leaf & p.MARKER:
-        raise fill.fail(errno.EEXIST)
-    pfn = _cached_huge(fill, vma, addr) if fill.call == CONTINUE else _copied_huge(fill, vma, addr, source)
-    leaf = mm.table.leaf(addr)
-    if leaf and not leaf & p.MARKER:
-        raise fill.fail(errno.EEXIST)
-    entry = p.present(pfn, mm.machine.dirtied | p.ACCESSED)
-    shared = bool(vma.flags & VM_SHARED)
-    if vma.flags & VM_WRITE and (shared or fill.call != CONTINUE):
-        entry |= p.WRITE
-    mm.map_leaf(addr, p.protect(entry) if fill.protect else entry)
-
-
-def _huge_index(fill: Fill, vma: Vma, addr: int) -> int:
-    machine = fill.context.mm.machine
-    return vma.file_index(addr, machine.page_shift) // machine.pages_per_huge
-
-
-def _cached_huge(fill: Fill, vma: Vma, addr: int) -> int:
-    assert vma.file is not None
-    pfn = vma.file.pages.get(_huge_index(fill, vma, addr))
-    if pfn is None:
-        raise fill.fail(errno.EFAULT)
-    return pfn
-
-
-def _copied_huge(fill: Fill, vma: Vma, addr: int, source: int) -> int:
-    machine, file, index = fill.context.mm.machine, vma.file, _huge_index(fill, vma, addr)
-    assert file is not None
-    assert file.kind == HUGETLB
-    shared = bool(vma.flags & VM_SHARED)
-    if shared and index in file.pages:
-        raise fill.fail(errno.EEXIST)
-    data = _data(fill, source, machine.huge_page_size)
-    if shared and not file.holds(index):
-        raise fill.fail(errno.EFAULT)
-    pfn = (
-        page_cache.add_hugetlb(machine, file, index) if shared else _private_huge(fill.context.mm, vma, index)
-    )
-    if pfn is None:
-        raise fill.fail(errno.ENOMEM)
-    for i in range(machine.pages_per_huge):
-        part = data[i * machine.page_size : (i + 1) * machine.page_size]
-        machine.frames.write(pfn + i, 0, part)
-    return pfn
-
-
-def _private_huge(mm: Mm, vma: Vma, index: int) -> int | None:
-    reserved = index in vma.reserved
-    pfn = mm.machine.take_huge(anonymous=True, reserved=reserved)
-    if pfn is not None:
-        vma.reserved.discard(index)
-    return pfn

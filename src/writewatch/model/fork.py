@@ -12,9 +12,18 @@ from writewatch.abi.userfaultfd import UFFD_EVENT_FORK, UFFD_FEATURE_EVENT_FORK,
 from writewatch.model import pte as p
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm
-from writewatch.model.mmap import clone, unmap_region
+from writewatch.model.munmap import unmap_region
 from writewatch.model.uffd import Context, send_event
-from writewatch.model.vma import VM_DONTCOPY, VM_LOCKED, VM_PFNMAP, VM_SHARED, VM_UFFD, VM_WIPEONFORK, Vma
+from writewatch.model.vma import (
+    VM_DONTCOPY,
+    VM_LOCKED,
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_UFFD,
+    VM_WIPEONFORK,
+    Vma,
+    clone,
+)
 from writewatch.model.waits import Steps
 
 

@@ -14,11 +14,11 @@ from writewatch.abi.userfaultfd import UFFD_EVENT_REMOVE, UFFD_FEATURE_EVENT_REM
 from writewatch.model import pte as p
 from writewatch.model.collapse import collapse
 from writewatch.model.folio import split_folio
+from writewatch.model.guard import guard_install, guard_remove
 from writewatch.model.huge import split_vma
 from writewatch.model.mm import Mm, failure
 from writewatch.model.populate import populate_range
 from writewatch.model.reclaim import page_out, read_ahead, split_cut_leaves, split_parts
-from writewatch.model.signals import NeverReturns
 from writewatch.model.uffd import send_event
 from writewatch.model.vma import (
     VM_DONTCOPY,
@@ -225,42 +225,6 @@ def _remove(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
         remove_file_range(mm.machine, file, first, last, TRUNCATE if vma.is_hugetlb else PUNCH_HOLE)
 
 
-# ---- guard regions -------------------------------------------------------------------------------
-
-
-def _check_guard(vma: Vma, *, allow_locked: bool) -> None:
-    # Compare mm/madvise.c:is_valid_guard_vma().
-    refused = VM_PFNMAP | VM_DONTEXPAND | VM_HUGETLB | (0 if allow_locked else VM_LOCKED)
-    if vma.flags & refused:
-        raise failure(errno.EINVAL, _CALL)
-
-
-def _guard_install(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
-    _check_guard(vma, allow_locked=False)
-    if vma.is_anonymous:
-        mm.prepare_anon(vma)
-    zap_range(mm, vma, start, end, TRUNCATE)
-    if any(pte & p.UFFD_WP and not pte & p.GUARD for _, pte in mm.table.ptes(start, end)):
-        # Guards go into empty entries; what is not empty is unmapped first, and tried again. Unmapping a protected
-        # page of a file leaves a marker, so Linux (6.18.44) starts over for ever.
-        raise NeverReturns("MADV_GUARD_INSTALL over write-protected pages of a file")
-    for low, high in mm.table.steps(start, end):
-        mm.table.table(low)
-        for addr in range(low, high, mm.machine.page_size):
-            # A guard that is there already stays as it is, with the bit if it has it.
-            if not mm.table.pte(addr):
-                mm.table.set_pte(addr, p.GUARD_MARKER)
-    yield None
-
-
-def _guard_remove(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
-    _check_guard(vma, allow_locked=True)
-    for addr, pte in mm.table.ptes(start, end):
-        if pte & p.GUARD:
-            mm.table.set_pte(addr, p.EMPTY)
-    yield None
-
-
 # ---- residency -----------------------------------------------------------------------------------
 
 
@@ -300,6 +264,6 @@ _HANDLERS: dict[int, _Handler] = {
     mman.MADV_PAGEOUT: _pageout,
     mman.MADV_WILLNEED: _willneed,
     mman.MADV_COLLAPSE: _collapse,
-    mman.MADV_GUARD_INSTALL: _guard_install,
-    mman.MADV_GUARD_REMOVE: _guard_remove,
+    mman.MADV_GUARD_INSTALL: guard_install,
+    mman.MADV_GUARD_REMOVE: guard_remove,
 }

@@ -1,18 +1,13 @@
-"""mmap, munmap and mprotect.
+"""mmap and mprotect.
 
-munmap and mmap over something tell contexts with ``UFFD_FEATURE_EVENT_UNMAP`` after the fact, and the caller sleeps
-until they have read it.
-
-Truth: mm/mmap.c, mm/vma.c, mm/mprotect.c.
+Truth: mm/mmap.c, mm/mprotect.c.
 """
 
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 
 from writewatch.abi import mman
-from writewatch.abi.userfaultfd import UFFD_EVENT_UNMAP, UFFD_FEATURE_EVENT_UNMAP, UffdMsg
 from writewatch.model.files import (
     F_SEAL_FUTURE_WRITE,
     F_SEAL_WRITE,
@@ -22,8 +17,9 @@ from writewatch.model.files import (
 )
 from writewatch.model.huge import split_vma
 from writewatch.model.mm import MMAP_MIN_ADDR, TASK_SIZE, Mm, failure
+from writewatch.model.munmap import tell_unmapped, unmap_region
 from writewatch.model.protect import Change, change_protection
-from writewatch.model.uffd import Context, send_event
+from writewatch.model.uffd import Context
 from writewatch.model.vma import (
     VM_ACCESS,
     VM_ACCOUNT,
@@ -44,7 +40,6 @@ from writewatch.model.vma import (
     Vma,
 )
 from writewatch.model.waits import Steps
-from writewatch.model.zap import MUNMAP, zap_range
 
 _PROT_FLAGS = {mman.PROT_READ: VM_READ, mman.PROT_WRITE: VM_WRITE, mman.PROT_EXEC: VM_EXEC}
 _MAP_TYPE = 0x0F
@@ -165,82 +160,6 @@ def _reserve(mm: Mm, vma: Vma, length: int) -> None:
     (file.reserved if vma.flags & VM_SHARED else vma.reserved).update(wanted)
 
 
-# ---- munmap --------------------------------------------------------------------------------------
-
-
-def munmap(mm: Mm, addr: int, length: int) -> Steps[None]:
-    """munmap(2)."""
-    machine = mm.machine
-    if addr % machine.page_size or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
-        raise failure(errno.EINVAL, "munmap")
-    length = length + machine.page_size - 1 & -machine.page_size
-    machine.counters.locks["mmap_lock", "write"] += 1
-    yield from tell_unmapped(mm, unmap_region(mm, addr, addr + length))
-
-
-def unmap_region(mm: Mm, start: int, end: int) -> list[tuple[Context, int, int]]:
-    """Unmap a range; returns whom to tell: (context, start, end) for each VMA that asked for it.
-
-    Raises:
-        OSError: EINVAL, an end lies inside a hugetlb page; nothing is unmapped, but the VMA at the start stays split.
-    """
-    # Compare mm/vma.c:do_vmi_align_munmap().
-    split_vma(mm, start)
-    split_vma(mm, end)
-    tell = []
-    for vma in mm.vmas.overlapping(start, end):
-        if vma.context is not None and vma.context.has(UFFD_FEATURE_EVENT_UNMAP):
-            vma.context.mmap_changing += 1
-            tell.append((vma.context, start, end))
-        zap_range(mm, vma, vma.start, vma.end, MUNMAP)
-        _unreserve(mm, vma)
-        mm.vmas.remove(vma)
-    free_tables(mm, start, end)
-    return _once_each(tell)
-
-
-def _once_each(tell: list[tuple[Context, int, int]]) -> list[tuple[Context, int, int]]:
-    # Compare fs/userfaultfd.c:userfaultfd_unmap_prep(): one event a context and range.
-    kept: list[tuple[Context, int, int]] = []
-    for entry in tell:
-        if entry in kept:
-            entry[0].mmap_changing -= 1
-        else:
-            kept.append(entry)
-    return kept
-
-
-def _unreserve(mm: Mm, vma: Vma) -> None:
-    machine = mm.machine
-    first = vma.pgoff // machine.pages_per_huge
-    mine = vma.reserved & set(range(first, first + (vma.end - vma.start) // machine.huge_page_size))
-    vma.reserved -= mine
-    machine.n_huge_reserved -= len(mine)
-
-
-def free_tables(mm: Mm, start: int, end: int) -> None:
-    """Free the page tables of an unmapped range, up to its neighbours."""
-    # Compare mm/memory.c:free_pgtables(): the floor and the ceiling are the neighbour VMAs.
-    below, above = 0, 1 << 62
-    for vma in mm.vmas:
-        if vma.end <= start:
-            below = vma.end
-        elif vma.start >= end:
-            above = vma.start
-            break
-    pud = 1 << mm.table.pud_shift
-    mm.table.free_tables(max(below, start & -pud), min(above, end + pud - 1 & -pud))
-
-
-def tell_unmapped(mm: Mm, unmapped: list[tuple[Context, int, int]]) -> Steps[None]:
-    """Send the unmap events and sleep until each was read."""
-    # Compare fs/userfaultfd.c:userfaultfd_unmap_complete().
-    for context, start, end in unmapped:
-        message = UffdMsg(event=UFFD_EVENT_UNMAP)
-        message.arg.remove.start, message.arg.remove.end = start, end
-        yield from send_event(context, message)
-
-
 # ---- mprotect ------------------------------------------------------------------------------------
 
 
@@ -290,8 +209,3 @@ def _protect_vma(mm: Mm, vma: Vma, start: int, end: int, prot: int) -> None:
     part.flags = flags
     change_protection(mm, part, start, end, Change.PERMISSIONS)
     mm.vmas.merge_around(start, end)
-
-
-def clone(vma: Vma) -> Vma:
-    """A copy of a VMA for another place or another mm; what is promised to the original is not promised to it."""
-    return replace(vma, reserved=set())

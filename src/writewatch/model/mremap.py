@@ -13,10 +13,19 @@ from writewatch.abi.userfaultfd import UFFD_EVENT_REMAP, UFFD_FEATURE_EVENT_REMA
 from writewatch.model import pte as p
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import TASK_SIZE, Mm, failure
-from writewatch.model.mmap import clone, tell_unmapped, unmap_region
+from writewatch.model.munmap import tell_unmapped, unmap_region
 from writewatch.model.page_table import PteTable
 from writewatch.model.uffd import Context, send_event
-from writewatch.model.vma import VM_DONTEXPAND, VM_LOCKED, VM_MAYSHARE, VM_PFNMAP, VM_SOFTDIRTY, VM_UFFD, Vma
+from writewatch.model.vma import (
+    VM_DONTEXPAND,
+    VM_LOCKED,
+    VM_MAYSHARE,
+    VM_PFNMAP,
+    VM_SOFTDIRTY,
+    VM_UFFD,
+    Vma,
+    clone,
+)
 from writewatch.model.waits import Steps
 
 _FLAGS = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED | mman.MREMAP_DONTUNMAP

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from writewatch.model.files import HUGETLB, REGULAR, SHMEM, File
+from writewatch.model.files import REGULAR, SHMEM, File
 
 if TYPE_CHECKING:
     from writewatch.model.uffd import Context
@@ -244,6 +244,6 @@ class VmaList:
         return at < len(self._vmas) and self._vmas[at] is vma
 
 
-def is_hugetlb_file(file: File | None) -> bool:
-    """Whether a file's pages are huge pages."""
-    return file is not None and file.kind == HUGETLB
+def clone(vma: Vma) -> Vma:
+    """A copy of a VMA for another place or another mm; what is promised to the original is not promised to it."""
+    return replace(vma, reserved=set())
