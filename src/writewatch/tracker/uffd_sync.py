@@ -52,12 +52,18 @@ _WANTED: Final = (
 _HELPER: Final = Path(__file__).with_name("uffd_sync_helper.py")
 #: Pairs in one packet to the helper; a packet is at most 64 KiB.
 _PAIRS: Final = 2048
+_SERIAL_BYTES: Final = 8
 #: Entries read at a time.
 _CHUNK_PAGES: Final = 1 << 16
 
 
 class HelperGoneError(Exception):
     """The helper process has died; Linux has lifted every protection with it."""
+
+
+def _gone(error: OSError) -> Exception:
+    """What an error of the socket means; one without errno is a signal handler's own (TimeoutError)."""
+    return error if error.errno is None else HelperGoneError()
 
 
 class _Helper:
@@ -71,13 +77,14 @@ class _Helper:
         with Userfaultfd(0, user_mode_only=False, calls=calls) as probe:
             features = probe.features & _WANTED
         self.populates = not features & UFFD_FEATURE_WP_UNPOPULATED
+        self._serial = 0  # of the last request; the answer carries it
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs, Userfaultfd(features, user_mode_only=False, calls=calls) as uffd:
                 self._start(theirs, calls)
                 # After this, and the end of the with statement, the helper has the only copy.
                 socket.send_fds(self._socket, [b"."], [uffd.fileno()])
-            self._hear(1)
+            self._hear(0)
         except BaseException:
             self._socket.close()
             raise
@@ -101,21 +108,29 @@ class _Helper:
         codes = array.array("i")
         for at in range(0, len(spans), _PAIRS):
             part = spans[at : at + _PAIRS]
+            self._serial += 1
+            pairs = b"".join(struct.pack("<QQ", *span) for span in part)
             try:
-                self._socket.send(what + b"".join(struct.pack("<QQ", *span) for span in part))
+                self._socket.send(what + struct.pack("<Q", self._serial) + pairs)
             except OSError as error:
-                raise HelperGoneError from error
+                raise _gone(error) from error
             codes.frombytes(self._hear(4 * len(part)))
         return codes.tolist()
 
     def _hear(self, length: int) -> bytes:
-        try:
-            answer = self._socket.recv(length)
-        except OSError as error:
-            raise HelperGoneError from error
-        if len(answer) != length:
+        """The answer to the last request. One to a request that was interrupted (Ctrl-C) may come first."""
+        serial = -1
+        while serial < self._serial:
+            try:
+                answer = self._socket.recv(_SERIAL_BYTES + length)
+            except OSError as error:
+                raise _gone(error) from error
+            if len(answer) < _SERIAL_BYTES:
+                raise HelperGoneError
+            (serial,) = struct.unpack_from("<Q", answer)
+        if len(answer) != _SERIAL_BYTES + length:
             raise HelperGoneError
-        return answer
+        return answer[_SERIAL_BYTES:]
 
     def let_go(self) -> None:
         """Close our end, which is how a parent's child leaves it alone."""

@@ -8,8 +8,9 @@ Arguments: descriptor of a socket to the owner, the request numbers of UFFDIO_RE
 UFFDIO_WRITEPROTECT and UFFDIO_WAKE, then the page sizes of this machine, ascending. The userfaultfd arrives over the
 socket. The process that is started forks and ends, so that the one that stays is no child of its owner.
 
-A request is one packet: a letter and pairs of (start, length) in bytes. ``R`` registers and protects, ``P`` protects,
-``U`` unregisters. The answer is one errno for each pair, 0 where it was done.
+A request is one packet: a letter, its serial number, and pairs of (start, length) in bytes. ``R`` registers and
+protects, ``P`` protects, ``U`` unregisters. The answer is the serial number and one errno for each pair, 0 where it
+was done. An owner that was interrupted while it waited tells by the number which answer is not for it.
 """
 
 import errno
@@ -89,13 +90,14 @@ class Helper:
             self.ioctl(self.wake, "<QQ", address // size * size, size)
 
     def serve(self, packet: bytes) -> bytes:
-        """One errno for each pair of a request."""
+        """The answer to a request."""
         does = {b"R": self.arm, b"P": self.do_protect, b"U": self.disarm}[packet[:1]]
+        serial, pairs = packet[1:9], packet[9:]
         codes = []
-        for start, length in struct.iter_unpack("<QQ", packet[1:]):
+        for start, length in struct.iter_unpack("<QQ", pairs):
             codes.append(does(start, length))
             self.answer_faults()  # nobody waits for a long request to end
-        return struct.pack(f"<{len(codes)}i", *codes)
+        return serial + struct.pack(f"<{len(codes)}i", *codes)
 
     def arm(self, start: int, length: int) -> int:
         """Register, then protect; unregister again when protecting is refused."""
@@ -138,7 +140,7 @@ def main() -> None:
     numbers = [int(word) for word in sys.argv[2:]]
     _, received, _, _ = socket.recv_fds(owner, 1, 1)
     if received:  # else the owner has given up, or died
-        owner.send(b"!")
+        owner.send(bytes(8))
         Helper(owner, received[0], *numbers).run()
 
 

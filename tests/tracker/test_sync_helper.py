@@ -1,0 +1,129 @@
+"""The conversation of uffd-wp-sync with its helper process, when it is interrupted and when it ends."""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import writewatch as ww
+from writewatch.kernel.default import default_calls
+from writewatch.tracker.uffd_sync import HelperGoneError, UffdSync
+
+pytestmark = [pytest.mark.kernel("uffd_wp_sync"), pytest.mark.kernel("kernel_faults")]
+
+
+@pytest.fixture
+def table(page_size: int) -> Any:
+    return ww.allocate((10, page_size), "u1")
+
+
+@pytest.fixture
+def tracker(table: Any) -> Iterator[ww.Tracker]:
+    with ww.track(table, backend="uffd-wp-sync") as made:
+        yield made
+
+
+def helper_of(tracker: ww.Tracker) -> Any:
+    backend: Any = tracker._chosen.ledger.backend
+    return backend._helper
+
+
+def interrupted_after_asking(helper: Any, error: BaseException) -> None:
+    """The next request is sent; then a signal handler raises while its answer is awaited."""
+    hear = helper._hear
+
+    def once(length: int) -> bytes:
+        helper._hear = hear
+        raise error
+
+    helper._hear = once
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TimeoutError("too late")], ids=repr)
+def test_an_answer_that_was_not_awaited_is_not_taken_for_the_next(
+    tracker: ww.Tracker, table: Any, error: BaseException
+) -> None:
+    helper = helper_of(tracker)
+    table[5] = 1
+    interrupted_after_asking(helper, error)
+    with pytest.raises(type(error)):
+        tracker.collect()
+    assert 5 in tracker.collect().pages(table)
+    for page in range(10):
+        table[page] = 2
+        assert tracker.collect().pages(table).tolist() == [page]
+    assert helper_of(tracker) is helper, "it was started anew without need"
+    with pytest.raises(BlockingIOError):  # nothing is left to be heard
+        helper._socket.recv(1, socket.MSG_DONTWAIT)
+
+
+def test_a_request_of_many_ranges_is_answered_range_by_range(page_size: int) -> None:
+    n_pages = 5000
+    table = ww.allocate((n_pages, page_size), "u1")
+    with ww.track(table, backend="uffd-wp-sync") as tracker:
+        table[::2, 0] = 1
+        assert tracker.collect().n_pages == n_pages // 2
+        assert tracker.is_clean()
+        table[4000, 0] = 2
+        assert tracker.collect().pages(table).tolist() == [4000]
+
+
+def test_one_range_that_is_refused_does_not_disturb_the_others(tracker: ww.Tracker, table: Any) -> None:
+    page = tracker.page_size
+    start = table.ctypes.data
+    codes = helper_of(tracker).ask(b"P", [(start, page), (0x10000, page), (start + page, page)])
+    assert [bool(code) for code in codes] == [False, True, False]
+
+
+@pytest.fixture
+def dying() -> Callable[[ww.Tracker], None]:
+    """End the helper of a tracker, as somebody would from outside."""
+
+    def die(tracker: ww.Tracker) -> None:
+        # It alone has the other end of this socket open.
+        helper_of(tracker)._socket.shutdown(socket.SHUT_WR)
+        while helper_of(tracker)._socket.recv(1):
+            pass
+
+    return die
+
+
+def test_when_the_helper_dies_everything_is_reported_once(
+    tracker: ww.Tracker, table: Any, dying: Callable[[ww.Tracker], None]
+) -> None:
+    table[5] = 1
+    dying(tracker)
+    table[6] = 1  # waits until Linux has closed the descriptor, lifted every protection and woken everybody
+    with pytest.warns(ww.TrackingLostWarning, match="had died"):
+        dirty = tracker.collect()
+    assert {5, 6} <= set(dirty.pages(table).tolist())
+    assert not dirty.exact
+    assert tracker.is_clean()
+    table[7] = 1
+    assert tracker.collect().pages(table).tolist() == [7]
+
+
+def test_the_helper_is_nobodys_child(table: Any) -> None:
+    """A program may wait for all of its children."""
+    before = children()
+    with ww.track(table, backend="uffd-wp-sync"):
+        assert children() == before
+
+
+def children() -> set[str]:
+    tasks = pathlib.Path("/proc/self/task").iterdir()
+    return {child for task in tasks for child in (task / "children").read_text().split()}
+
+
+def test_the_helper_ends_with_the_last_tracker() -> None:
+    backend = UffdSync(default_calls())
+    helper: Any = backend._helper
+    backend.close()
+    backend.close()
+    assert helper._socket.fileno() == -1
+    with pytest.raises(HelperGoneError):
+        helper.ask(b"P", [(0, 4096)])
