@@ -18,6 +18,7 @@ from writewatch.model.files import (
 from writewatch.model.huge import split_vma
 from writewatch.model.mm import MMAP_MIN_ADDR, TASK_SIZE, Mm, failure
 from writewatch.model.munmap import tell_unmapped, unmap_region
+from writewatch.model.populate import populate_locked
 from writewatch.model.protect import Change, change_protection
 from writewatch.model.uffd import Context
 from writewatch.model.vma import (
@@ -202,10 +203,16 @@ def _protect_vma(mm: Mm, vma: Vma, start: int, end: int, prot: int) -> None:
         flags &= ~VM_ACCOUNT
     if vma.is_hugetlb and (start | end) % mm.machine.huge_page_size:
         raise failure(errno.EINVAL, "mprotect")
+    vma_flags = vma.flags
     split_vma(mm, start)
     split_vma(mm, end)
     part = mm.vmas.find(start)
     assert part is not None
     part.flags = flags
+    becomes_writable = vma_flags & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE
     change_protection(mm, part, start, end, Change.PERMISSIONS)
     mm.vmas.merge_around(start, end)
+    if becomes_writable:
+        merged = mm.vmas.find(start)
+        assert merged is not None
+        populate_locked(mm, merged, start, end)

@@ -54,6 +54,23 @@ def populate_vma(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
             yield from fault_in(mm, addr, write=write)
 
 
+def populate_locked(mm: Mm, vma: Vma, start: int, end: int) -> None:
+    """Fault in memory that is locked and has become writable.
+
+    The mmap lock is held, so nothing may sleep: a page that a userfaultfd would have to serve ends it in silence, as any
+    error does.
+    """
+    for addr in range(start, end, mm.machine.page_size):
+        try:
+            resolve(mm, addr, write=True, user=False)
+        except MustWait:
+            assert vma.context is not None
+            vma.context.forget_thread(mm.machine.thread_id)
+            return
+        except MemoryFault:
+            return
+
+
 def mlock(mm: Mm, addr: int, length: int) -> Steps[None]:
     """mlock(2)."""
     size = mm.machine.page_size
