@@ -57,8 +57,8 @@ def populate_vma(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
 def populate_locked(mm: Mm, vma: Vma, start: int, end: int) -> None:
     """Fault in memory that is locked and has become writable.
 
-    The mmap lock is held, so nothing may sleep: a page that a userfaultfd would have to serve ends it in silence, as any
-    error does.
+    The mmap lock is held, so nothing may sleep: a page that a userfaultfd would have to serve ends it in silence, as
+    any error does.
     """
     for addr in range(start, end, mm.machine.page_size):
         try:

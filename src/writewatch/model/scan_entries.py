@@ -187,7 +187,9 @@ def scan_hugetlb(scan: Scan, start: int, end: int) -> None:
         take_back(scan, start, stop)
         scan.walk_end = start
         return
-    mm.table.set_leaf(start, p.protect(leaf))
+    if not leaf & p.POISON:
+        # Compare fs/proc/task_mmu.c:make_uffd_wp_huge_pte(), which leaves markers alone; that of small pages does not.
+        mm.table.set_leaf(start, p.protect(leaf))
     if full:
         raise Stop
 
