@@ -23,6 +23,9 @@ def do_file_fault(fault: Fault) -> None:
     # Compare mm/memory.c:do_fault().
     file = fault.vma.file
     assert file is not None
+    index = fault.vma.file_index(fault.addr, fault.mm.machine.page_shift)
+    if file.kind == REGULAR and index not in file.pages and file.holds(index):
+        page_cache.read_around(fault.mm.machine, file, index)
     if fault.write and not fault.vma.flags & VM_SHARED:
         fault.mm.prepare_anon(fault.vma)
         _map_copy(fault, _page(fault, file))

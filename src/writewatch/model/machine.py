@@ -34,6 +34,7 @@ class Settings:
         soft_dirty: CONFIG_MEM_SOFT_DIRTY.
         memory_failure: CONFIG_MEMORY_FAILURE.
         fault_around_bytes: Window that a read fault of a file maps at once.
+        read_around_bytes: What a fault reads from disk around a page of a regular file that is not cached.
         privileged: Whether processes have CAP_SYS_PTRACE and CAP_SYS_ADMIN.
         strict: Refuse to un-protect through an asynchronous context, as the review of the first patch asked.
             Linux accepts it.
@@ -49,6 +50,7 @@ class Settings:
     soft_dirty: bool = False
     memory_failure: bool = False
     fault_around_bytes: int = 65536
+    read_around_bytes: int = 131072
     privileged: bool = True
     strict: bool = False
 

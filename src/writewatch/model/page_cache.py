@@ -39,6 +39,16 @@ def read(machine: Machine, file: File, index: int) -> int:
     return pfn
 
 
+def read_around(machine: Machine, file: File, index: int) -> None:
+    """Read a page of a regular file that is not cached, and its neighbours with it."""
+    # Compare mm/filemap.c:do_sync_mmap_readahead().
+    n_pages = machine.settings.read_around_bytes // machine.page_size
+    first = max(0, index - n_pages // 2)
+    for each in range(first, first + n_pages):
+        if file.holds(each):
+            read(machine, file, each)
+
+
 def add_huge(machine: Machine, file: File, index: int) -> bool:
     """Make one huge folio of zeros of an aligned run of absent shmem pages; False where one is present."""
     # Compare mm/shmem.c:shmem_alloc_and_add_folio().
