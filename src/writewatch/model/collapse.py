@@ -94,8 +94,11 @@ def _collapse_file(mm: Mm, vma: Vma, addr: int, file: File) -> int:
         return errno.EINVAL
     if isinstance(mm.table.pmd(addr), int):
         return _DONE
-    holes = any(not page_cache.is_known(file, i) for i in range(first, first + n))
-    if holes and _is_armed_for_missing(mm, file):
+    known = [page_cache.is_known(file, i) for i in range(first, first + n)]
+    if not any(known):
+        # An empty extent looks like a truncated one.
+        return errno.EINVAL
+    if not all(known) and _is_armed_for_missing(mm, file):
         return errno.EBUSY
     if first not in file.huge:
         _gather(mm, file, first)
