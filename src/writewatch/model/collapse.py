@@ -11,9 +11,9 @@ from writewatch.model import page_cache
 from writewatch.model import pte as p
 from writewatch.model.files import File
 from writewatch.model.frames import ANON, CACHE
-from writewatch.model.mm import Mm, failure
+from writewatch.model.mm import Mm, failure, wants_writenotify
 from writewatch.model.page_table import PteTable
-from writewatch.model.vma import VM_NOHUGEPAGE, VM_PFNMAP, VM_UFFD, VM_UFFD_MISSING, VM_WRITE, Vma
+from writewatch.model.vma import VM_NOHUGEPAGE, VM_PFNMAP, VM_SHARED, VM_UFFD, VM_UFFD_MISSING, VM_WRITE, Vma
 from writewatch.model.zap import TRUNCATE, unmap_file_range
 
 #: The huge page is there already, or now.
@@ -106,7 +106,8 @@ def _collapse_file(mm: Mm, vma: Vma, addr: int, file: File) -> int:
         # The pages are one folio now, but each keeps an entry of its own.
         return errno.EINVAL
     mm.table.clear(addr)
-    mm.map_leaf(addr, p.present(file.pages[first], p.ACCESSED))
+    shared_write = vma.flags & VM_WRITE and vma.flags & VM_SHARED and not wants_writenotify(mm, vma)
+    mm.map_leaf(addr, p.present(file.pages[first], p.ACCESSED | (p.WRITE if shared_write else 0)))
     return _DONE
 
 

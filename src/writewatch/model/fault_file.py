@@ -10,7 +10,7 @@ from writewatch.model import pte as p
 from writewatch.model.fault_anon import writable
 from writewatch.model.files import REGULAR, SECRETMEM, SHMEM, File
 from writewatch.model.frames import ANON
-from writewatch.model.huge import thp_allowed
+from writewatch.model.huge import can_map_huge, thp_allowed
 from writewatch.model.mm import wants_writenotify
 from writewatch.model.signals import BUS_ADRERR, BusError
 from writewatch.model.uffd import handle_userfault
@@ -39,6 +39,7 @@ def _page(fault: Fault, file: File) -> int:
     index = fault.vma.file_index(fault.addr, machine.page_shift)
     if not file.holds(index):
         raise BusError(fault.at, BUS_ADRERR)
+    file.reclaiming.discard(index)
     if file.kind == SHMEM:
         _shmem_userfault(fault, file, index)
         if index not in file.pages and thp_allowed(fault.mm, fault.vma, fault.addr):
@@ -97,7 +98,7 @@ def _map_huge(fault: Fault, file: File, index: int) -> bool:
     # Compare mm/memory.c:do_set_pmd().
     mm, machine = fault.mm, fault.mm.machine
     first = index - index % machine.pages_per_huge
-    if first not in file.huge or not thp_allowed(mm, fault.vma, fault.addr):
+    if first not in file.huge or not can_map_huge(mm, fault.vma, fault.addr):
         return False
     mm.map_leaf(fault.addr & -machine.huge_page_size, page_entry(fault, file.pages[first]))
     fault.count("file-huge")
@@ -114,13 +115,10 @@ def _fault_around(fault: Fault, file: File) -> bool:
     if mm.table.pmd(fault.addr) is None and _map_huge(fault, file, index):
         return True
     for addr in _window(fault):
-        pfn = file.pages.get(fault.vma.file_index(addr, machine.page_shift))
+        each = fault.vma.file_index(addr, machine.page_shift)
+        pfn = None if each in file.reclaiming else file.pages.get(each)
         # A marker in the window stays for a fault of its own.
-        if (
-            pfn is not None
-            and not mm.table.pte(addr)
-            and file.holds(fault.vma.file_index(addr, machine.page_shift))
-        ):
+        if pfn is not None and not mm.table.pte(addr) and file.holds(each):
             mm.map_pte(addr, page_entry(fault, pfn))
     if not mm.table.pte(fault.addr) & p.PRESENT:
         return False

@@ -39,6 +39,8 @@ class File:
         huge: Indices of the first pages of huge folios (shmem).
         disk: Index -> content as written back (regular files).
         dirty: Indices of cached pages that differ from the disk (regular files).
+        reclaiming: Indices of cached pages that reclaim passed over because they were dirty (PG_reclaim, which is also
+            PG_readahead: a fault of a neighbour does not map them).
         reserved: Indices of huge pages that are promised to this file (hugetlbfs).
         seals: ``F_SEAL_*`` of a memfd.
     """
@@ -53,6 +55,7 @@ class File:
     huge: set[int] = field(default_factory=set)
     disk: dict[int, Content] = field(default_factory=dict)
     dirty: set[int] = field(default_factory=set)
+    reclaiming: set[int] = field(default_factory=set)
     reserved: set[int] = field(default_factory=set)
     seals: int = 0
 

@@ -18,9 +18,15 @@ def thp_allowed(mm: Mm, vma: Vma, addr: int) -> bool:
     """Whether a fault at an address may be served by one huge page: by settings, hint and size of the VMA."""
     # Compare include/linux/huge_mm.h:thp_vma_allowable_order(). VM_HUGEPAGE is a hint that a fault consults;
     # write-protection never looks at it, only at what is mapped.
+    return can_map_huge(mm, vma, addr) and _policy(mm, vma)
+
+
+def can_map_huge(mm: Mm, vma: Vma, addr: int) -> bool:
+    """Whether a huge folio that exists may be mapped by one PMD at an address; no hint is needed for that."""
+    # Compare mm/memory.c:do_set_pmd().
     if vma.flags & (VM_NOHUGEPAGE | VM_PFNMAP) or vma.is_hugetlb:
         return False
-    return _fits(mm, vma, addr) and _policy(mm, vma)
+    return _fits(mm, vma, addr)
 
 
 def _policy(mm: Mm, vma: Vma) -> bool:

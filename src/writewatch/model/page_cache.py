@@ -81,6 +81,7 @@ def drop(machine: Machine, file: File, index: int) -> None:
     # Compare mm/truncate.c:truncate_inode_pages_range().
     file.disk.pop(index, None)
     file.dirty.discard(index)
+    file.reclaiming.discard(index)
     slot = file.slots.pop(index, None)
     if slot is not None:
         machine.swap.free(slot)
@@ -115,5 +116,6 @@ def write(machine: Machine, file: File, offset: int, data: bytes) -> None:
         part = data[: machine.page_size - at]
         machine.frames.write(read(machine, file, index), at, part)
         file.dirty.add(index)
+        file.reclaiming.discard(index)
         offset += len(part)
         data = data[len(part) :]

@@ -117,6 +117,8 @@ def _drop_mapping(mm: Mm, vma: Vma, addr: int, pte: int) -> None:
     elif index not in file.dirty:
         # A clean page leaves the cache as well; a dirty one waits there for its writeback.
         machine.frames.put(file.pages.pop(index))
+    else:
+        file.reclaiming.add(index)
 
 
 def _is_dirty(mm: Mm, vma: Vma, index: int) -> bool:
