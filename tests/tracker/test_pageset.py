@@ -77,7 +77,8 @@ def test_a_set_takes_no_more_memory_than_it_says() -> None:
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < kept.nbytes + 20_000
+    # Besides it there may be what other tests left to be collected; an array for each page would be 2 MB.
+    assert held < kept.nbytes + 300_000
 
 
 def test_what_was_returned_is_not_touched_by_later_additions() -> None:
