@@ -56,7 +56,7 @@ differential: $(VENV)/.test ## the model against this kernel for STEPS operation
 
 .PHONY: kernels
 kernels: $(VENV)/.test ## conformance and tracker tests on KERNELS (default 6.1 6.12) in QEMU and on this one
-	@$(python) -m scripts.kernels --python $(python) $(KERNELS:%=--kernel %) --host $(ARGS)
+	@$(python) -m scripts.kernels $(KERNELS:%=--kernel %) --host $(ARGS)
 
 .PHONY: clean
 clean: ## remove the virtual environment, caches and results
