@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -59,10 +59,21 @@ def place(world: World) -> Place:
     return Place(world)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """A case whose need is not met is skipped by name, with the reason as its sentence."""
+def _skip_by_name() -> Generator[None, object, object]:
+    """What runs inside is skipped, with the reason as its sentence, where a need of it is not met."""
     try:
         return (yield)
     except Unavailable as reason:
         pytest.skip(str(reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    """A fixture may need what is not there."""
+    return (yield from _skip_by_name())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """So may a case."""
+    return (yield from _skip_by_name())

@@ -204,7 +204,15 @@ class LinuxWorld(World):
         self.request("drop_privileges", 65534)
 
     def exit(self) -> None:
-        self.close()
+        """End this process alone: children live on, with their copies of its descriptors."""
+        if self._pidfd < 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        _wait_for_end(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._connection.close()
 
     def send_descriptor(self, fd: int, other: World) -> int:
         self._connection.send(("send_descriptor", (fd,)))
@@ -261,14 +269,7 @@ class LinuxWorld(World):
     def close(self) -> None:
         for child in self._children:
             child.close()
-        if self._pidfd < 0:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        _wait_for_end(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self._connection.close()
+        self.exit()
 
 
 def _wait_for_end(pidfd: int) -> None:

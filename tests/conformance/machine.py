@@ -105,7 +105,8 @@ def _as_root(path: pathlib.Path) -> str:
 
 def _hugetlb() -> str:
     if reason := _as_root(_HUGEPAGES):
-        return reason
+        given = int(_HUGEPAGES.read_text(encoding="ascii"))
+        return "" if given >= _N_HUGEPAGES else reason
     try:
         _borrow_file(_HUGEPAGES, str(_N_HUGEPAGES))
     except OSError as failure:

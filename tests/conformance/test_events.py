@@ -108,8 +108,7 @@ def test_shrinking_sends_unmap_for_the_tail(place: Place) -> None:
 
 
 def _move(place: Place, area: Area) -> tuple[Task, Area]:
-    target = place.map(area.n_pages)
-    target.unmap()
+    target = place.map(area.n_pages)  # stays mapped: the new thread's stack must not take the place
     flags = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
     return place.world.spawn("mremap", area.start, area.length, area.length, flags, target.start), target
 

@@ -29,7 +29,9 @@ KINDS: dict[str, int | None] = {
 }
 REGISTERED = ("clean", "written", "zero", "zero-written", "marker", "empty", "guard")
 
-modest = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+modest = settings(
+    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 layouts = st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=MAX_PAGES)
 registered_layouts = st.lists(st.sampled_from(REGISTERED), min_size=1, max_size=MAX_PAGES)
 writable_layouts = st.lists(st.sampled_from(REGISTERED[:-1]), min_size=1, max_size=MAX_PAGES)  # no guards

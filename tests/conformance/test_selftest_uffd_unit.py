@@ -348,7 +348,6 @@ class _Serving:
 
 def _moved(place: Place, context: Context, area: Area, kind: str) -> Area:
     target = place.hugetlb(area.n_pages // 512) if "hugetlb" in kind else place.aligned(area.n_pages)
-    target.unmap()
     flags = mman.MREMAP_MAYMOVE | mman.MREMAP_FIXED
     task = place.world.spawn("mremap", area.start, area.length, area.length, flags, target.start)
     assert task.is_blocked()

@@ -33,7 +33,7 @@ class Pair:
 def available_options() -> frozenset[str]:
     """The options of scripts that this machine can serve."""
     needs = {"thp": Need.THP, "hugetlb": Need.HUGETLB, "swap": Need.SWAP, "shmem-thp": Need.SHMEM_THP}
-    return frozenset(option for option, need in needs.items() if not machine.lacks(need))
+    return frozenset(option for option, need in needs.items() if not machine.lacks(need)) | {"regular"}
 
 
 @dataclass(frozen=True)
