@@ -105,8 +105,7 @@ def _as_root(path: pathlib.Path) -> str:
 
 def _hugetlb() -> str:
     if reason := _as_root(_HUGEPAGES):
-        given = int(_HUGEPAGES.read_text(encoding="ascii"))
-        return "" if given >= _N_HUGEPAGES else reason
+        return reason  # pages that happen to be there may be another session's, and go with it
     try:
         _borrow_file(_HUGEPAGES, str(_N_HUGEPAGES))
     except OSError as failure:
