@@ -41,6 +41,7 @@ from writewatch.kernel.default import default_calls
 from writewatch.pages import AddrRange, Runs
 
 _ARG_BYTES: Final = ctypes.sizeof(PmScanArg)
+_REGION_BYTES: Final = PAGE_REGION.itemsize
 #: Room in the vec of a ``Pagemap``: 96 KiB.
 _VEC_REGIONS: Final = 4096
 
@@ -89,6 +90,31 @@ def page_runs(words: NDArray[np.uint64], page_size: int) -> Runs:
     return words[:, :2].view(np.int64) >> shift
 
 
+class WrittenPages:
+    """What ``Pagemap.written`` found, kept as the kernel wrote it until somebody looks.
+
+    A scan that protects leaves the processor with an empty TLB, and every page of code or data that is touched next is
+    looked up anew: NumPy alone costs more then than the system call of a small scan. So nothing is worked out
+    before it is asked for.
+    """
+
+    __slots__ = ("_parts", "_runs", "_shift")
+
+    def __init__(self, parts: list[bytes], shift: int) -> None:
+        self._parts = parts
+        self._shift = shift
+        self._runs: Runs | None = None
+
+    def runs(self) -> Runs:
+        """(n, 2) page runs, ascending and disjoint; the array is read-only."""
+        if self._runs is None:
+            words = np.frombuffer(b"".join(self._parts), np.int64).reshape(-1, 3)
+            self._runs = words[:, :2] >> self._shift
+            self._runs.flags.writeable = False
+            self._parts = []
+        return self._runs
+
+
 class Pagemap:
     """An open ``/proc/PID/pagemap``.
 
@@ -111,6 +137,12 @@ class Pagemap:
         # The same memory as plain words: NumPy copies records one by one, ten times slower.
         self._words = self._vec.view(np.uint64).reshape(-1, 3)
         self._address = self._vec.ctypes.data
+        self._n_stale = 0  # regions in the vec that an earlier request left there
+        self._shift = self._calls.page_size.bit_length() - 1
+        # The request of written_runs: filled in, under the lock, rather than made anew.
+        self._tracking = PmScanArg(
+            size=_ARG_BYTES, category_mask=PAGE_IS_WRITTEN, return_mask=PAGE_IS_WRITTEN
+        )
         self._fd = self._calls.open_pagemap(pid)
 
     def fileno(self) -> int:
@@ -222,7 +254,7 @@ class Pagemap:
         )
         return self._words_of(argument).view(PAGE_REGION).reshape(-1)
 
-    def written_runs(self, first: int, last: int, *, protect: bool = False, max_pages: int = 0) -> Runs:
+    def written(self, first: int, last: int, *, protect: bool = False, max_pages: int = 0) -> WrittenPages:
         """The one request that dirty tracking makes, in page numbers.
 
         Mask and returned categories are WRITTEN and nothing else, with ``check_wp_async``: kernels before the fixes of
@@ -230,27 +262,32 @@ class Pagemap:
 
         Args:
             first: Page number.
-            last: Page number after the last.
+            last: Page number after the last. Neither lies inside a page of hugetlb.
             protect: Protect again what is reported.
             max_pages: Stop after so many; 0 for no limit.
-
-        Returns:
-            (n, 2) page runs, ascending and disjoint.
 
         Raises:
             PartialScanError: EPERM, part of the range is not registered for asynchronous write-protection.
         """
-        size = self._calls.page_size
-        argument = PmScanArg(
-            size=_ARG_BYTES,
-            flags=PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING * protect,
-            start=first * size,
-            end=last * size,
-            max_pages=max_pages,
-            category_mask=PAGE_IS_WRITTEN,
-            return_mask=PAGE_IS_WRITTEN,
-        )
-        return page_runs(self._words_of(argument), size)
+        argument = self._tracking
+        parts: list[bytes] = []
+        with self._lock:
+            argument.flags = PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING * protect
+            argument.start, argument.end = first << self._shift, last << self._shift
+            argument.max_pages = max_pages
+            try:
+                while True:
+                    count = self._ask(argument)
+                    parts.append(ctypes.string_at(self._address, count * _REGION_BYTES))
+                    # The range cuts no huge page: a walk that had room for more, and no limit, has reached the end.
+                    if (count < _VEC_REGIONS and not max_pages) or self._advance(
+                        argument, self._words[:count]
+                    ):
+                        break
+            except PartialScanError as error:
+                error.regions = np.frombuffer(b"".join([*parts, error.regions.tobytes()]), PAGE_REGION)
+                raise
+        return WrittenPages(parts, self._shift)
 
     def iter_scan(
         self,
@@ -328,8 +365,18 @@ class Pagemap:
 
     def _request(self, argument: PmScanArg) -> NDArray[np.uint64]:
         """One ioctl: (n, 3) words of its regions. The caller holds the lock."""
+        return self._take(self._ask(argument))
+
+    def _ask(self, argument: PmScanArg) -> int:
+        """The ioctl: how many regions are in the vec now."""
+        # Zeroed here and not after use: a scan that protects has the TLB flushed, and what runs next pays for it.
+        if self._n_stale:
+            ctypes.memset(self._address, 0, self._n_stale * _REGION_BYTES)
+        fd = self._fd if self._fd >= 0 else self.fileno()
+        self._n_stale = _VEC_REGIONS
         try:
-            count = self._calls.pagemap_scan(self.fileno(), argument, self._vec)
+            self._n_stale = count = self._calls.pagemap_scan(fd, argument, self._vec)
+            return count
         except BaseException as error:
             reported = self._take(int(np.count_nonzero(self._words[:, 1])))
             if isinstance(error, OSError) and error.errno is not None:
@@ -337,15 +384,10 @@ class Pagemap:
                     error, reported.view(PAGE_REGION).reshape(-1), argument.start
                 ) from error
             raise  # of a signal handler, whose TimeoutError is an OSError as well
-        return self._take(count)
 
     def _take(self, count: int) -> NDArray[np.uint64]:
-        """A copy of the first regions of the vec, which is zero again afterwards."""
-        words = self._words[:count].copy()
-        ctypes.memset(
-            self._address, 0, words.nbytes
-        )  # a third of what NumPy takes when the program has run since
-        return words
+        """A copy of the first regions of the vec, as words: NumPy copies records one by one."""
+        return self._words[:count].copy()
 
     def _advance(self, argument: PmScanArg, words: NDArray[np.uint64]) -> bool:
         """Whether nothing is left; otherwise the argument is set to go on behind what is known."""

@@ -217,19 +217,20 @@ class Tracker:
     def _collect(self, position: Position) -> DirtySet:
         """A set whose pages still stand in ``position.account.handed``, for the caller to delete there."""
         self._check_open()
-        self._blind.check(stacklevel=4)
         started = time.perf_counter_ns()
+        if started >= self._blind.look_again:
+            self._blind.check(stacklevel=4)
         try:
             owed = self._chosen.ledger.collect(position.account)
         except OSError as error:
             raise translate(error, self.backend) from error
         dirty = DirtySet(
-            owed.written,
+            functools.partial(getattr, owed, "written"),
             union(owed.assumed, self._pinned),
             page_size=self._page_size,
             tracked=self._bytes,
             epoch=position.epoch,
-            exact=owed.exact,
+            exact=owed.exact or not len(owed.written),
             # Without the tracker: a set that is kept does not keep the tracker and its buffers.
             give_back=functools.partial(_give_back, position.account, owed),
         )
@@ -322,7 +323,7 @@ class Tracker:
             del self._named[name]
 
     def _check_open(self) -> None:
-        if self.closed:
+        if not self._holdings.is_open:
             raise TrackerClosedError("this tracker is closed; make a new one with track()")
 
 

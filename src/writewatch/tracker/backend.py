@@ -7,29 +7,62 @@ under one lock, and keeps what it reported until somebody collects it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol, Self
 
 from writewatch.errors import KernelUnsupportedError
 from writewatch.pages import Runs, no_runs
 
 
-@dataclass(frozen=True, slots=True)
 class Harvest:
-    """What a backend says of one unit.
+    """What a backend says of one unit. A value: its arrays are read-only.
 
     Attributes:
-        written: Page runs that were written, by its knowledge, ascending and disjoint; two may touch. May hold
-            pages that nobody wanted.
-        assumed: Page runs that it cannot vouch for and that therefore count as written.
+        assumed: Page runs that the backend cannot vouch for and that therefore count as written.
         exact: Whether every page in ``written`` was really written.
         notices: Sentences that the user has to be told, as ``TrackingLostWarning``.
     """
 
-    written: Runs = field(default_factory=no_runs)
-    assumed: Runs = field(default_factory=no_runs)
-    exact: bool = True
-    notices: tuple[str, ...] = ()
+    __slots__ = ("_find", "_written", "assumed", "exact", "notices")
+
+    def __init__(
+        self,
+        written: Runs | None = None,
+        assumed: Runs | None = None,
+        exact: bool = True,
+        notices: tuple[str, ...] = (),
+    ) -> None:
+        self._written: Runs | None = _NOTHING if written is None else _frozen(written)
+        self._find: Callable[[], Runs] | None = None
+        self.assumed = _NOTHING if assumed is None else _frozen(assumed)
+        self.exact = exact
+        self.notices = notices
+
+    @classmethod
+    def of(cls, find: Callable[[], Runs], *, exact: bool) -> Self:
+        """A harvest whose written pages are worked out when they are asked for, by a function that cannot fail."""
+        self = cls(exact=exact)
+        self._written, self._find = None, find
+        return self
+
+    @property
+    def written(self) -> Runs:
+        """Page runs that were written, as far as the backend knows, ascending and disjoint; two may touch.
+
+        May hold pages that nobody wanted.
+        """
+        if self._written is None:
+            assert self._find is not None
+            self._written = _frozen(self._find())
+        return self._written
+
+
+def _frozen(runs: Runs) -> Runs:
+    runs.flags.writeable = False
+    return runs
+
+
+_NOTHING: Final = _frozen(no_runs())
 
 
 class RangeRefusedError(KernelUnsupportedError):

@@ -20,9 +20,9 @@ from writewatch.errors import UnseenWritesWarning
 from writewatch.kernel.maps import parse_maps
 from writewatch.pages import AddrRange
 
-#: Looking at VmPin may take one part in so many of the time: it is put off for that many times what it took, which
-#: is less than a millisecond.
-_LOOK_SHARE: Final = 32
+#: VmPin is looked at this often at most, in nanoseconds: a program that collects every millisecond does not pay for
+#: it each time, and hears of memory that stays pinned soon enough.
+_LOOK_EVERY: Final = 20_000_000
 #: Descriptors are looked through this often at most, in nanoseconds.
 _DESCRIPTORS_EVERY: Final = 1_000_000_000
 
@@ -73,7 +73,8 @@ class BlindSpots:
         self._allowed_pinned = named_bytes
         self._told: set[str] = set()
         self._forked = False
-        self._look_again = self._list_again = 0  # ns; not before
+        self._list_again = 0  # ns; not before
+        self.look_again = 0  # the same: until then there is nothing to check
         vmas = _vmas_under(calls, spans)
         self._files = sorted({vma.name for vma in vmas if vma.is_file and vma.name != _ANONYMOUS_SHARED})
         self._shared = {(vma.device, vma.inode) for vma in vmas if vma.name == _ANONYMOUS_SHARED}
@@ -89,7 +90,8 @@ class BlindSpots:
 
     def after_fork(self) -> None:
         """A child now shares what was mapped shared; the next ``check`` says so."""
-        self._forked = bool(self._shared)
+        if self._shared:
+            self._forked, self.look_again = True, 0
 
     def check(self, stacklevel: int) -> None:
         """Warn of what has turned up since: children that share memory, pinned memory, ways past the processor."""
@@ -97,7 +99,10 @@ class BlindSpots:
             self._forked = False
             self._warn(_FORKED, stacklevel=stacklevel + 1)
         now = self._clock()
-        if now < self._look_again or self._status < 0:
+        if now < self.look_again:
+            return
+        self.look_again = now + _LOOK_EVERY
+        if self._status < 0:
             return
         pinned = self._calls.read_pinned(self._status)
         if pinned > self._allowed_pinned:
@@ -107,8 +112,6 @@ class BlindSpots:
             for fd, kind in _direct_descriptors():
                 self._warn(_DIRECT, fd, kind, stacklevel=stacklevel + 1)
                 break
-        after = self._clock()
-        self._look_again = after + _LOOK_SHARE * (after - now)
 
     def close(self) -> None:
         """Give back the descriptor. A second call does nothing."""

@@ -41,7 +41,7 @@ class DirtySet:
 
     def __init__(
         self,
-        written: Runs,
+        written: Runs | Callable[[], Runs],
         assumed: Runs,
         *,
         page_size: int,
@@ -51,12 +51,19 @@ class DirtySet:
         give_back: Callable[[], None] | None = None,
     ) -> None:
         self.epoch = epoch
-        self._written = written
-        self._assumed = difference(assumed, written)
+        self._find = written
+        self._assumed = difference(assumed, self._written) if len(assumed) else assumed
         self._backend_exact = exact
         self._page_size = page_size
         self._tracked = tracked
         self._give_back = give_back
+
+    @property
+    def _written(self) -> Runs:
+        """Worked out when it is first asked for: collecting is quick, and a set may never be looked at."""
+        if callable(self._find):
+            self._find = self._find()
+        return self._find
 
     # ---- what is in it ---------------------------------------------------------------------------
 
@@ -250,13 +257,13 @@ class DirtySet:
         For a set that no consumer made, or whose tracker is closed, this does nothing; a second call
         does nothing either.
         """
-        give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            give_back()
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None  # after, so that an interrupted call can be repeated
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in this process or another, is a value only: it gives nothing back."""
-        return {**self.__dict__, "_give_back": None}
+        return {**self.__dict__, "_give_back": None, "_find": self._written}
 
     def __repr__(self) -> str:
         assumed = total(self._assumed)

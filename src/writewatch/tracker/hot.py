@@ -44,6 +44,11 @@ class HotChunks:
         self._next_probe = 0
 
     @property
+    def is_watching(self) -> bool:
+        """Whether any chunk was written from end to end lately."""
+        return bool(len(self._full_once)) or self.is_any
+
+    @property
     def is_any(self) -> bool:
         """Whether any chunk is hot or may become so at the next harvest."""
         return bool(len(self._hot) or len(self._full_twice))

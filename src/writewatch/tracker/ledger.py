@@ -48,15 +48,18 @@ class Account:
 
     def __init__(self, spans: Runs) -> None:
         self.spans = spans
+        self.bounds = spans.tolist()  # the same, quick to compare
         self.handed: dict[int, Harvest] = {}
         self._written = PageSet(spans)
         self._assumed = PageSet(spans)
         self._exact = True
+        self._is_blank = True
+        self.unit: Runs | None = None  # found to be just the spans
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is owed."""
-        return self._written.is_empty and self._assumed.is_empty and not self.handed
+        """Whether nothing can be owed: nothing was entered since it was last emptied."""
+        return self._is_blank and not self.handed
 
     @property
     def nbytes(self) -> int:
@@ -65,6 +68,7 @@ class Account:
 
     def enter(self, harvest: Harvest) -> None:
         """Add what of a harvest lies in the spans."""
+        self._is_blank = False
         written = intersection(harvest.written, self.spans)
         self._written.add(written)
         self._assumed.add(intersection(harvest.assumed, self.spans))
@@ -80,6 +84,7 @@ class Account:
         self._written = written
         self._assumed = assumed
         self._exact = True
+        self._is_blank = True
         return owed
 
     def take_back(self) -> None:
@@ -165,7 +170,8 @@ class Ledger:
             OSError: A call failed. Nothing is lost: the next collect reports what this one would have.
         """
         self._check_account(account)
-        self._settle()
+        if self._in_flight is not None:
+            self._settle()
         if account.handed:
             account.take_back()
         units = self.backend.units(account.spans)
@@ -176,26 +182,25 @@ class Ledger:
         return account.take()
 
     def _hand_over(self, unit: Runs, account: Account) -> Harvest:
-        """The common case, one unit and one taker: straight from the backend, past the account."""
+        """The common case, one unit and one taker: straight from the backend, past the account.
+
+        Where the unit is not just what the account is about, through it after all.
+        """
         self._in_flight = unit
         harvest = self.backend.harvest(unit)
-        if harvest.notices or not _covers(unit, account.spans):
+        if unit is not account.unit and unit.tolist() == account.bounds:
+            account.unit = unit
+        if harvest.notices or unit is not account.unit:
             self._enter(harvest)
-            account.enter(Harvest(assumed=difference(account.spans, unit), exact=False))
+            if not _covers(unit, account.spans):
+                account.enter(Harvest(assumed=difference(account.spans, unit), exact=False))
             self._in_flight = None
             self._tell()
             return account.take()
-        owed = _frozen(
-            Harvest(
-                intersection(harvest.written, account.spans),
-                intersection(harvest.assumed, account.spans),
-                harvest.exact or not len(harvest.written),
-            )
-        )
         thread = threading.get_ident()
-        account.handed[thread] = owed
+        account.handed[thread] = harvest
         self._in_flight = None
-        return owed
+        return harvest
 
     def has_written(self, account: Account) -> bool:
         """Whether a collect would report anything."""
@@ -225,7 +230,6 @@ class Ledger:
             self._in_flight = None
 
     def _enter(self, harvest: Harvest) -> None:
-        _frozen(harvest)
         for account in self._accounts:
             account.enter(harvest)
         self._notices += harvest.notices
@@ -249,7 +253,8 @@ class Ledger:
             )
 
     def _check_account(self, account: Account) -> None:
-        self._check_process()
+        if os.getpid() != self._pid:
+            self._check_process()
         if account not in self._accounts:
             raise TrackerClosedError("this consumer, or its tracker, is closed; make a new one")
 
@@ -261,13 +266,6 @@ def _covers(unit: Runs, spans: Runs) -> bool:
             unit[0, 0] <= spans[0, 0] and spans[-1, 1] <= unit[0, 1]
         )
     return not len(difference(spans, unit))
-
-
-def _frozen(harvest: Harvest) -> Harvest:
-    """The same, its arrays read-only: they are shared by accounts and users."""
-    harvest.written.flags.writeable = False
-    harvest.assumed.flags.writeable = False
-    return harvest
 
 
 # ---- one ledger per backend ----------------------------------------------------------------------

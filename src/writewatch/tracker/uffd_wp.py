@@ -55,6 +55,8 @@ _FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
 #: Ranges that are harvested as one unit. Each is a scan of its own; more at a time means that more is assumed
 #: written when a scan fails.
 _UNIT_RANGES: Final = 256
+#: As long as no chunk was written from end to end, one harvest in so many looks whether one was.
+_LEARN_EVERY: Final = 4
 #: With fewer new ranges it need not be asked how many mappings the process has left.
 _MANY_RANGES: Final = 1000
 
@@ -94,6 +96,10 @@ class UffdWp:
         self._private = no_runs()  # wanted pages in private mappings of files or of hugetlb
         self._own = PageValues(no_runs(), np.uint8)  # what each of them held when last looked at
         self._hot = HotChunks(calls.huge_page_size // calls.page_size)
+        self._n_harvests = 0
+        self._plain: tuple[
+            int, ...
+        ] = ()  # first and last page of the only range; empty unless a harvest may be plain
         self._notices: list[str] = []  # for the next harvest to hand over
 
     # ---- which pages -----------------------------------------------------------------------------
@@ -111,6 +117,7 @@ class UffdWp:
             self._adjust(wanted)  # perhaps only a gap was refused: memory that somebody else has registered
         self._remember_own_content(wanted)
         self._wanted = wanted
+        self._note_whether_plain()
 
     def _leave_mappings(self, new: Runs) -> None:
         """Refuse what would take most of the mappings that the process may still make: each range splits two."""
@@ -214,6 +221,8 @@ class UffdWp:
     def units(self, spans: Runs) -> list[Runs]:
         """Registered ranges that hold one of the spans, a few at a time."""
         touched = self._ranges
+        if len(touched) == 1:
+            return [touched]
         if len(touched) > 1:
             low = np.searchsorted(spans[:, 1], touched[:, 0], side="right")
             high = np.searchsorted(spans[:, 0], touched[:, 1], side="left")
@@ -222,14 +231,33 @@ class UffdWp:
 
     def harvest(self, unit: Runs) -> Harvest:
         """Scan and protect again, in one walk; hot chunks are left alone."""
+        self._n_harvests += 1
+        if self._plain and self._n_harvests % _LEARN_EVERY:
+            return self._harvest_plainly(unit, *self._plain)
         if len(self._lost) or self._hot.is_any:
             return self._harvest_with_exceptions(unit)
         written, lost = self._scan_all(unit, protect=True)
-        if not self._is_coarse(unit):  # else a chunk may be less than a page of hugetlb
+        if not self._is_coarse(unit):  # there a chunk may be less than a page
             self._hot.learn(unit, written, no_runs())
         return self._answer(unit, written, lost)
 
+    def _harvest_plainly(self, unit: Runs, first: int, last: int) -> Harvest:
+        """The common case: one range, nothing special known of it. Nobody looks at the pages before the user."""
+        if not self._is_mapped(first, last):
+            return self._answer(unit, *self._scan_pieces(first, last, True))
+        try:
+            found = self._pagemap.written(first, last, protect=True)
+        except PartialScanError as error:
+            return self._answer(unit, *self._after_refusal(error, first, last, True))
+        return Harvest.of(found.runs, exact=True)
+
+    def _note_whether_plain(self) -> None:
+        """Whether the next harvest may be plain. While it is, one in a few still looks for hot chunks."""
+        special = len(self._lost) or len(self._private) or self._granules or self._hot.is_watching
+        self._plain = () if special or len(self._ranges) != 1 else tuple(self._ranges[0].tolist())
+
     def _answer(self, unit: Runs, written: Runs, assumed: Runs) -> Harvest:
+        self._note_whether_plain()
         notices, self._notices = tuple(self._notices), []
         if len(self._private):
             assumed = union(assumed, self._dropped(unit, keep=False))
@@ -298,21 +326,33 @@ class UffdWp:
 
     def _scan(self, first: int, last: int, *, protect: bool, max_pages: int = 0) -> tuple[Runs, Runs]:
         """Written pages of a run, and what of it is not registered any more."""
-        written = no_runs()
+        if self._is_mapped(first, last):
+            try:
+                return self._pagemap.written(
+                    first, last, protect=protect, max_pages=max_pages
+                ).runs(), no_runs()
+            except PartialScanError as error:
+                return self._after_refusal(error, first, last, protect)
+        return self._scan_pieces(first, last, protect)
+
+    def _is_mapped(self, first: int, last: int) -> bool:
+        """Whether a run has no hole. With MS_ASYNC Linux does nothing but walk the VMAs."""
         try:
-            written = self._pagemap.written_runs(first, last, protect=protect, max_pages=max_pages)
             self._calls.msync(first * self._page_size, (last - first) * self._page_size, MS_ASYNC)
-        except PartialScanError as error:
-            written = self._pages(error.regions)
-            if error.errno != errno.EPERM:
-                raise
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
-        else:
-            return written, no_runs()
+            return False
+        return True
+
+    def _after_refusal(
+        self, error: PartialScanError, first: int, last: int, protect: bool
+    ) -> tuple[Runs, Runs]:
+        """The answer to a scan that met memory which is not registered; what it had reported is part of it."""
+        if error.errno != errno.EPERM:
+            raise error
         found, lost = self._scan_pieces(first, last, protect)
-        return union(written, found), lost
+        return union(self._pages(error.regions), found), lost
 
     def _scan_pieces(self, first: int, last: int, protect: bool) -> tuple[Runs, Runs]:
         """The same, of a run that is not wholly registered: by VMA, so that each has its own answer."""
@@ -321,7 +361,7 @@ class UffdWp:
         lost = [complement(normalise(pieces), first, last)]
         for piece in pieces.tolist():
             try:
-                written.append(self._pagemap.written_runs(*piece, protect=protect))
+                written.append(self._pagemap.written(*piece, protect=protect).runs())
             except PartialScanError as error:
                 written.append(self._pages(error.regions))
                 lost.append(np.array([piece], np.int64))

@@ -197,7 +197,8 @@ class _Reader:
 
     def make_mmap(self, line: Line, name: str) -> tuple[Any, ...]:
         length = self._size(line)
-        prot, flags, file, at = 0, 0, ("", 0), None
+        prot: int | None = None
+        flags, file, at = 0, ("", 0), None
         choices = {
             "shared": mman.MAP_SHARED,
             "private": mman.MAP_PRIVATE,
@@ -210,14 +211,14 @@ class _Reader:
             elif line.accept("file"):
                 file = self._file_range(line)[:2]
             elif line.peek() in words.PROTECTIONS:
-                prot |= line.choose("protection", words.PROTECTIONS) or 1 << 30
+                prot = (prot or 0) | line.choose("protection", words.PROTECTIONS)
             else:
                 flags |= line.choose("word of mmap", {**choices, **words.PROTECTIONS, "at": 0, "file": 0})
         if not flags & mman.MAP_SHARED:
             flags |= mman.MAP_PRIVATE
         start = self.places.new_slot(name, length) if at is None else at
         self.places.put(name, start, length)
-        prot = prot & (1 << 30) - 1 if prot else words.PROTECTIONS["write"]
+        prot = words.PROTECTIONS["write"] if prot is None else prot
         return "mmap", start, length, prot, flags, *file, at is not None
 
     def make_mremap(self, line: Line, name: str) -> tuple[Any, ...]:
