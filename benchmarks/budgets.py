@@ -49,7 +49,8 @@ class Budget:
 def collect_budget(comparison: Comparison) -> Budget:
     """Collect of 1 GiB with 1 % random pages of 4 KiB, beside C."""
     what = f"collect, {size(comparison.workload.size_bytes)}, 1 % random pages / the same in C"
-    return Budget(what, 1.15, "×", comparison.ratio)
+    remark = f"{comparison.read_ratio.median:.2f} × with the regions read" if comparison.read_ratio else ""
+    return Budget(what, 1.15, "×", comparison.ratio, remark=remark)
 
 
 def is_clean_budgets(is_clean: Comparison, hash_ns: Spread | None) -> Iterator[Budget]:

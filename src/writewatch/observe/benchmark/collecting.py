@@ -57,6 +57,9 @@ class Comparison:
         n_pages: Pages that both reported.
         ours_ns, c_ns: Nanoseconds; without a C compiler, or with another backend, there is no C.
         ratio: Ours to C, pair by pair.
+        read_ns: Collect and its ``regions``: the report in the form in which C has it. A set works
+            that out when it is asked. None for ``is_clean``.
+        read_ratio: That to C.
     """
 
     operation: str
@@ -65,6 +68,8 @@ class Comparison:
     ours_ns: Spread
     c_ns: Spread | None
     ratio: Spread | None
+    read_ns: Spread | None = None
+    read_ratio: Spread | None = None
 
 
 def backend_here() -> tuple[str, str]:
@@ -105,7 +110,7 @@ def _compare(
     operation: str, workload: Workload, subjects: dict[str, Subject], effort: Effort | None
 ) -> Comparison:
     taken = interleave(subjects, effort or Effort())
-    ours, c = taken["ours"], taken.get("c")
+    ours, read, c = taken["ours"], taken.get("read"), taken.get("c")
     return Comparison(
         operation,
         workload,
@@ -113,6 +118,8 @@ def _compare(
         Spread.of(ours),
         Spread.of(c) if c else None,
         paired_ratio(ours, c) if c else None,
+        Spread.of(read) if read else None,
+        paired_ratio(read, c) if read and c else None,
     )
 
 
@@ -138,7 +145,8 @@ class _Bench:
                 os.close(self._pagemap)
 
     def collects(self, tracker: ww.Tracker) -> dict[str, Subject]:
-        return self._beside_c(lambda: self.collect(tracker), self.collect_in_c)
+        subjects = self._beside_c(lambda: self.collect(tracker.collect, tracker), self.collect_in_c)
+        return subjects | {"read": lambda: self.collect(lambda: _read(tracker.collect()), tracker)}
 
     def questions(self, tracker: ww.Tracker) -> dict[str, Subject]:
         return self._beside_c(lambda: self.ask(tracker), self.ask_in_c)
@@ -147,10 +155,10 @@ class _Bench:
         peers = self._peers
         return {"ours": ours} if peers is None else {"c": lambda: in_c(peers), "ours": ours}
 
-    def collect(self, tracker: ww.Tracker) -> int:
+    def collect(self, collect: Callable[[], ww.DirtySet], tracker: ww.Tracker) -> int:
         found: list[ww.DirtySet] = []
         self._memory.touch(self._pages)
-        took = timed(lambda: found.append(tracker.collect()))
+        took = timed(lambda: found.append(collect()))
         self._check(found[0].n_pages, at_least=not found[0].exact)
         # An empty epoch: memory that is rewritten in every one would be left unprotected as hot.
         tracker.collect()
@@ -179,6 +187,12 @@ class _Bench:
             raise AssertionError(f"{expected} pages were written and {n_pages} reported: no figure for that")
 
 
+def _read(dirty: ww.DirtySet) -> ww.DirtySet:
+    """The same set; its regions have been worked out and looked at."""
+    len(dirty.regions)
+    return dirty
+
+
 def _on_fresh_memory(peers: Peers | None, workload: Workload) -> dict[str, Subject]:
     """Subjects that make their memory each time: a huge page is split by the first write after protection."""
 
@@ -187,5 +201,5 @@ def _on_fresh_memory(peers: Peers | None, workload: Workload) -> dict[str, Subje
         with bench.tracked() as tracker:
             return bench.collects(tracker)[name]()
 
-    names = ("ours",) if peers is None else ("c", "ours")
+    names = ("ours", "read") if peers is None else ("c", "ours", "read")
     return {name: partial(sample, name) for name in names}

@@ -72,8 +72,8 @@ def titled(title: str, rows: Table) -> Group:
 
 
 def comparison_table(title: str, comparisons: tuple[Comparison, ...]) -> Group:
-    """Ours beside C, one operation a row."""
-    rows = table("", "ours", "in C", "ratio", "")
+    """Ours beside C, one operation a row; last, the ratio when the regions of the report are read as well."""
+    rows = table("(pages written)", "ours", "in C", "ratio", "", "read")
     for one in comparisons:
         rows.add_row(
             described(one),
@@ -81,6 +81,7 @@ def comparison_table(title: str, comparisons: tuple[Comparison, ...]) -> Group:
             duration(one.c_ns.median) if one.c_ns else "–",
             f"{one.ratio.median:.2f}" if one.ratio else "–",
             spread(one.ratio) if one.ratio else "",
+            f"{one.read_ratio.median:.2f}" if one.read_ratio else "",
         )
     return titled(title, rows)
 
@@ -91,7 +92,7 @@ def described(comparison: Comparison) -> str:
     if not comparison.n_pages:
         return f"{comparison.operation}, nothing written"
     how = f"{100 * work.fraction:g} % {work.pattern}" if work.fraction < 1 else "everything"
-    return f"{comparison.operation}, {how} ({comparison.n_pages:,} pages)"
+    return f"{comparison.operation}, {how} ({comparison.n_pages:,})"
 
 
 def brute_force_table(ways: tuple[BruteForce, ...], is_clean: Comparison) -> Group:
