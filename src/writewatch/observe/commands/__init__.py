@@ -15,6 +15,7 @@ import click
 COMMANDS: Final = {
     "doctor": "What works here, and for what does not, why.",
     "bench": "This machine's figures, beside C and other ways.",
+    "simulate": "Operations on the model of Linux, step by step.",
 }
 
 

@@ -45,7 +45,9 @@ class ModelSide:
 
     def perform(self, step: Step) -> Outcome:
         """Do what a step says."""
-        process = self.processes[step.process]
+        process = self.processes.get(step.process)
+        if process is None:
+            return Outcome("not run")
         if step.operation == "exit":
             self._end(step.process)
             return Outcome("ok")

@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["ok", "errno", "signal", "waits", "never returns"]
+Kind: TypeAlias = Literal["ok", "errno", "signal", "waits", "never returns", "not run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Outcome:
 
     Attributes:
         kind: ``ok``; ``errno``; ``signal``, which ended the process; ``waits``, for a userfaultfd to be served or read;
-            ``never returns``, and the process was ended for it.
+            ``never returns``, and the process was ended for it; ``not run``, because its process has ended before.
         value: What the operation returned, the name of the errno or of the signal; None otherwise.
     """
 

@@ -139,8 +139,6 @@ class Replay:
             if self._against_kernel:
                 linux = stack.enter_context(LinuxSide(self.places.arena))
             for step in self.script.steps:
-                if step.process not in self._model.processes:
-                    continue
                 yield self._one(step, linux)
 
     def _one(self, step: Step, linux: LinuxSide | None) -> StepReport:
