@@ -25,7 +25,8 @@
                | "zeropage" UFFD PLACE [ "dontwake" ] | "poison" UFFD PLACE [ "dontwake" ]
                | "continue" UFFD PLACE { "wp" | "dontwake" }
                | "messages" UFFD | "close" UFFD | "close" FILE
-               | "scan" PLACE { [ "not" | "any" | "return" ] CATEGORY | "protect" | "unchecked" | "max" N | "vec" N }
+               | "scan" PLACE { CATEGORY } { ( "not" | "any" | "return" ) CATEGORY { CATEGORY } }
+                              { "protect" | "unchecked" | "max" N | "vec" N }
                | "clear_refs"                                   the soft-dirty bits
                | "in" PROCESS | "exit"
 
@@ -130,7 +131,7 @@ class _Reader:
         line.end()
         if step is not None:
             self._need_process(line, process)
-            self.steps.append(Step(number, text.strip(), process, step[0], step[1:]))
+            self.steps.append(Step(number, line.text, process, step[0], step[1:]))
         if word == "exit":
             self._processes[process] = False
 
@@ -352,7 +353,8 @@ class _Reader:
         start, length = self._range(line)
         flags, most, vec = PM_SCAN_CHECK_WPASYNC, 0, _VEC
         masks = dict.fromkeys(("", "not", "any", "return"), 0)
-        while line.peek():
+        kind = ""
+        while word := line.peek():
             if line.accept("protect"):
                 flags |= PM_SCAN_WP_MATCHING
             elif line.accept("unchecked"):
@@ -361,8 +363,9 @@ class _Reader:
                 most = self._count(line, "a number of pages")
             elif line.accept("vec"):
                 vec = self._count(line, "a number of regions")
+            elif word in masks:
+                kind = line.take("a category")
             else:
-                kind = line.take("a category") if line.peek() in masks else ""
                 masks[kind] |= line.choose("category", words.CATEGORY_WORDS)
         mask = masks[""] | masks["not"]
         returned = masks["return"] or mask | masks["any"] or words.ALL_CATEGORIES

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from writewatch.errors import UsageError
+
+_BEFORE_COMMENT: Final = re.compile(r"""(?:"[^"]*"|'[^']*'|[^#"'])*""")
 
 
 def _listed(words: Iterable[str]) -> str:
@@ -20,10 +23,15 @@ class Line:
     Args:
         number: Of the line, from 1.
         text: As written; comments begin with ``#``, a text in quotes is one word.
+
+    Attributes:
+        text: Without its comment.
     """
 
     def __init__(self, number: int, text: str) -> None:
         self.number = number
+        found = _BEFORE_COMMENT.match(text)
+        self.text = found[0].strip() if found else ""
         try:
             self._words = shlex.split(text, comments=True)
         except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -132,8 +132,8 @@ class Replay:
         """The names of the script's memory."""
         return self.script.places
 
-    def run(self) -> Iterator[StepReport]:
-        """Do one step after the other."""
+    def run(self) -> Generator[StepReport, None, None]:
+        """Do one step after the other; closing it ends what runs on the kernel's side."""
         with ExitStack() as stack:
             linux = None
             if self._against_kernel:
