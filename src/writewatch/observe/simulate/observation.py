@@ -119,7 +119,7 @@ class Observer:
                 data = self._peek(start, end - start)
                 sums = [zlib.crc32(data[at : at + size]) for at in range(0, end - start, size)]
                 found += runs(start, size, np.array(sums, np.uint64))
-        return found
+        return _joined(found)
 
 
 def runs(start: int, page_size: int, values: NDArray[np.uint64]) -> list[tuple[int, int, int]]:
@@ -131,3 +131,14 @@ def runs(start: int, page_size: int, values: NDArray[np.uint64]) -> list[tuple[i
         for low, high in itertools.pairwise(bounds)
         if low < high
     ]
+
+
+def _joined(found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Runs that meet and have the same value, as one."""
+    joined: list[tuple[int, int, int]] = []
+    for start, end, value in found:
+        if joined and joined[-1][1:] == (start, value):
+            joined[-1] = (joined[-1][0], end, value)
+        else:
+            joined.append((start, end, value))
+    return joined
