@@ -218,7 +218,7 @@ def test_after_close_nothing_is_tracked_and_memory_is_writable(place: Place, mem
 def test_threads_that_write_while_others_collect_lose_nothing(place: Place, memory: Memory) -> None:
     if place.calls is not calls_of("linux"):
         pytest.skip("the model is single-threaded: interleavings are explored by its own scheduler")
-    n_rounds, seen = 300, [set[int](), set[int]()]
+    n_rounds, seen = 60, [set[int](), set[int]()]
     written: list[set[int]] = [set(), set()]
     with place.track(memory.span) as tracker:
         consumers = [tracker.consumer("a"), tracker.consumer("b")]

@@ -123,8 +123,10 @@ def _told(tracker: ww.Tracker, backend: str, *, expected: bool | None = None) ->
     expected = backend != "content-hash" if expected is None else expected
     if not expected:
         return tracker.collect()
-    with pytest.warns(ww.TrackingLostWarning):
-        return tracker.collect()
+    with pytest.warns(ww.TrackingLostWarning) as told:
+        dirty = tracker.collect()
+    assert told[0].filename == __file__, "it names the line that collects"
+    return dirty
 
 
 def test_a_warning_made_an_error_costs_no_page(memory: Memory) -> None:

@@ -125,7 +125,7 @@ def test_there_are_no_huge_granules_in_ordinary_memory() -> None:
     table = ww.allocate(100_000)
     page = default_calls().page_size
     first = table.ctypes.data // page
-    assert huge_granules(default_calls(), first, first + 10) == {}
+    assert huge_granules(default_calls(), np.array([[first, first + 10]], np.int64)) == {}
 
 
 def test_what_lies_in_huge_pages_is_widened_to_whole_ones() -> None:

@@ -79,7 +79,8 @@ def touched_vec(n_regions: int) -> NDArray[np.void]:
     The pages are written once here, so that the kernel's copy to them needs no allocation.
     """
     length = n_regions * PAGE_REGION.itemsize
-    vec: NDArray[np.void] = np.frombuffer(mmap.mmap(-1, length), PAGE_REGION, n_regions)
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    vec: NDArray[np.void] = np.frombuffer(memory, PAGE_REGION, n_regions)
     vec["end"] = 0
     return vec
 

@@ -95,7 +95,7 @@ class Consumer:
         handed, thread = self._position.account.handed, threading.get_ident()
         dirty = GATE.run(self._tracker._collect, self._position)
         # Last, and no call follows it: an exception of a signal handler before this leaves the pages with us.
-        del handed[thread]
+        handed[thread] = None
         return dirty
 
     def is_clean(self) -> bool:
@@ -187,7 +187,7 @@ class Tracker:
         handed, thread = self._main.account.handed, threading.get_ident()
         dirty = GATE.run(self._collect, self._main)
         # Last, and no call follows it: an exception of a signal handler before this leaves the pages with us.
-        del handed[thread]
+        handed[thread] = None
         return dirty
 
     def is_clean(self) -> bool:

@@ -6,9 +6,10 @@ consumed: left by an exception, ``with consumer.collect() as dirty:`` gives the 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -242,8 +243,15 @@ class DirtySet:
 
     # ---- transaction -----------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
-        return self
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> Self:
+            """The set itself."""
+
+    else:
+        # The set itself, too: a weak reference, called. A Python function would be a moment in which a signal handler
+        # may raise before the body begins, and then nobody would give the pages back.
+        __enter__ = property(weakref.ref)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -23,8 +23,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -37,19 +37,23 @@ from writewatch.pages import Runs, clip, difference, intersection, no_runs, norm
 from writewatch.tracker.backend import Backend, Harvest, RangeRefusedError
 from writewatch.tracker.pageset import PageSet
 
+#: Between taking pages out and the last instruction of collect() lie microseconds. A thread that was interrupted there
+#: may never come back for them.
+_DELIVERED_WITHIN: Final = 1_000_000_000
+
 
 class Account:
     """What one consumer has not collected yet.
 
     Attributes:
         spans: Page runs that it is about.
-        handed: By thread, what was taken out and perhaps not received.
+        handed: By thread, what was taken out and when (ns); None once it was received.
     """
 
     def __init__(self, spans: Runs) -> None:
         self.spans = spans
         self.bounds = spans.tolist()  # the same, quick to compare
-        self.handed: dict[int, Harvest] = {}
+        self.handed: dict[int, tuple[Harvest, int] | None] = {}
         self._written = PageSet(spans)
         self._assumed = PageSet(spans)
         self._exact = True
@@ -59,7 +63,7 @@ class Account:
     @property
     def is_empty(self) -> bool:
         """Whether nothing can be owed: nothing was entered since it was last emptied."""
-        return self._is_blank and not self.handed
+        return self._is_blank and not any(self.handed.values())
 
     @property
     def nbytes(self) -> int:
@@ -78,9 +82,10 @@ class Account:
     def take(self) -> Harvest:
         """All that is owed, which then stands in ``handed``; the account is empty afterwards."""
         owed = Harvest(self._written.runs(), self._assumed.runs(), self._exact)
+        handed = owed, time.monotonic_ns()
         thread, written, assumed = threading.get_ident(), PageSet(self.spans), PageSet(self.spans)
         # Plain stores, between which no signal handler runs: the pages are in one place at every moment.
-        self.handed[thread] = owed
+        self.handed[thread] = handed
         self._written = written
         self._assumed = assumed
         self._exact = True
@@ -88,12 +93,15 @@ class Account:
         return owed
 
     def take_back(self) -> None:
-        """Enter again what a collect of this thread, or of one that has ended, took out and did not deliver."""
-        running = sys._current_frames()
-        for thread in list(self.handed):
-            if thread == threading.get_ident() or thread not in running:
-                self.enter(self.handed[thread])
-                del self.handed[thread]
+        """Enter again what a collect took out and did not deliver: of this thread, or of another a while ago."""
+        long_ago = time.monotonic_ns() - _DELIVERED_WITHIN
+        for thread, handed in list(self.handed.items()):
+            if handed is not None:
+                harvest, when = handed
+                if thread != threading.get_ident() and when > long_ago:
+                    continue  # it is on its way
+                self.enter(harvest)
+            del self.handed[thread]
 
 
 class Ledger:
@@ -162,7 +170,7 @@ class Ledger:
     def collect(self, account: Account) -> Harvest:
         """Harvest what an account covers and hand over all that it is owed.
 
-        The caller deletes ``account.handed[thread]`` as the last thing that it does.
+        The caller stores None in ``account.handed[thread]`` as the last thing that it does.
 
         Raises:
             TrackingLostError: This is a forked child.
@@ -178,7 +186,7 @@ class Ledger:
         if len(units) == 1 and self._accounts == [account] and account.is_empty:
             return self._hand_over(units[0], account)
         self._harvest(account.spans)
-        self._tell()
+        self._tell(stacklevel=5)
         return account.take()
 
     def _hand_over(self, unit: Runs, account: Account) -> Harvest:
@@ -195,10 +203,10 @@ class Ledger:
             if not _covers(unit, account.spans):
                 account.enter(Harvest(assumed=difference(account.spans, unit), exact=False))
             self._in_flight = None
-            self._tell()
+            self._tell(stacklevel=6)
             return account.take()
-        thread = threading.get_ident()
-        account.handed[thread] = harvest
+        thread, handed = threading.get_ident(), (harvest, time.monotonic_ns())
+        account.handed[thread] = handed
         self._in_flight = None
         return harvest
 
@@ -234,11 +242,11 @@ class Ledger:
             account.enter(harvest)
         self._notices += harvest.notices
 
-    def _tell(self) -> None:
-        """Warn. Comes before anything is taken: a warning that is made an error costs nothing."""
+    def _tell(self, stacklevel: int) -> None:
+        """Warn, at the line that collects. Comes before anything is taken: a warning made an error costs nothing."""
         notices, self._notices = self._notices, []
         for notice in notices:
-            warnings.warn(notice, TrackingLostWarning, stacklevel=6)
+            warnings.warn(notice, TrackingLostWarning, stacklevel=stacklevel + 1)
 
     # ---- fork ------------------------------------------------------------------------------------
 

@@ -21,15 +21,27 @@ OF_ITS_OWN: Final = 2  # an anonymous page, in memory or in swap
 def content_of(entries: NDArray[np.uint64]) -> NDArray[np.uint8]:
     """What each entry holds: (n,) of the three values above, ordered by how much is lost when it goes.
 
-    The zero page shows neither as a file's nor as mapped exactly once. An anonymous page shared after fork shows so
-    as well and then counts as nothing, which reports it once too often. A marker shows as swapped, with the
-    uffd-wp bit; a protected page in swap does too, and counts as nothing for the same reason.
+    An anonymous page counts as its own whether or not a forked child shares it. In anonymous memory the shared zero
+    page looks like one that is shared: ``is_ambiguous`` tells.
     """
     present = entries & np.uint64(PM_PRESENT) != 0
     of_file = present & (entries & np.uint64(PM_FILE) != 0)
-    alone = present & (entries & np.uint64(PM_MMAP_EXCLUSIVE) != 0) & ~of_file
     swapped = ~present & (entries & np.uint64(PM_SWAP) != 0) & (entries & np.uint64(PM_UFFD_WP) == 0)
     held = np.full(len(entries), NOTHING, np.uint8)
+    held[(present & ~of_file) | swapped] = OF_ITS_OWN
     held[of_file] = OF_THE_FILE
-    held[alone | swapped] = OF_ITS_OWN
     return held
+
+
+def is_ambiguous(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Entries that map the zero page, or an anonymous page that another process maps too: only content tells."""
+    alone_or_of_file = np.uint64(PM_FILE | PM_MMAP_EXCLUSIVE)
+    ambiguous: NDArray[np.bool_] = (entries & np.uint64(PM_PRESENT) != 0) & (entries & alone_or_of_file == 0)
+    return ambiguous
+
+
+def is_protected_swap(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Entries that are a uffd-wp marker, or a protected page in swap: nothing tells these two apart."""
+    bits = np.uint64(PM_SWAP | PM_UFFD_WP)
+    both: NDArray[np.bool_] = entries & bits == bits
+    return both

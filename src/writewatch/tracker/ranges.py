@@ -46,12 +46,11 @@ def files_under(calls: KernelCalls, pages: Runs) -> list[Vma]:
     """VMAs of files, shared memory or hugetlb that hold one of some pages."""
     if not len(pages):
         return []
-    size = calls.page_size
-    return [
-        vma
-        for vma in calls.vmas(None)
-        if vma.is_file and len(clip(pages, vma.start // size, vma.end // size))
-    ]
+    files = [vma for vma in calls.vmas(None) if vma.is_file]
+    runs = _runs_of(files, calls.page_size)
+    first = np.searchsorted(pages[:, 1], runs[:, 0], side="right")
+    last = np.searchsorted(pages[:, 0], runs[:, 1], side="left")
+    return [files[i] for i in np.flatnonzero(first < last).tolist()]
 
 
 def mapped_runs(calls: KernelCalls, first: int, last: int) -> Runs:
@@ -61,13 +60,16 @@ def mapped_runs(calls: KernelCalls, first: int, last: int) -> Runs:
     return runs[runs[:, 0] < runs[:, 1]]
 
 
-def huge_granules(calls: KernelCalls, first: int, last: int) -> dict[tuple[int, int], int]:
-    """Hugetlb VMAs that meet a page run: page run of the VMA -> pages of one of its huge pages."""
+def huge_granules(calls: KernelCalls, pages: Runs) -> dict[tuple[int, int], int]:
+    """Hugetlb VMAs that hold one of some pages: page run of the VMA -> pages of one of its huge pages.
+
+    Reads ``smaps``, which takes milliseconds: ask ``files_under`` first, hugetlb is always backed by a file.
+    """
     page_size = calls.page_size
     found: dict[tuple[int, int], int] = {}
     for entry in read_smaps():
         start, end = entry.vma.start // page_size, entry.vma.end // page_size
-        if entry.kernel_page_size > page_size and start < last and first < end:
+        if entry.kernel_page_size > page_size and len(clip(pages, start, end)):
             found[start, end] = entry.kernel_page_size // page_size
     return found
 

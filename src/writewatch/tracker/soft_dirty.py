@@ -32,9 +32,9 @@ from writewatch.abi.pagemap import CLEAR_REFS_SOFT_DIRTY, PM_SOFT_DIRTY
 from writewatch.kernel.pagemap import Pagemap
 from writewatch.pages import Runs, difference, intersection, no_runs, normalise, runs_of_mask, union
 from writewatch.tracker.backend import Harvest, RangeRefusedError
-from writewatch.tracker.own_content import content_of
+from writewatch.tracker.own_content import NOTHING, OF_ITS_OWN, content_of, is_ambiguous
 from writewatch.tracker.pageset import PageValues
-from writewatch.tracker.ranges import huge_granules
+from writewatch.tracker.ranges import files_under, huge_granules
 
 #: How often the fault count is looked at after clearing, for a moment in which our own thread takes none.
 _LOOKS: Final = 8
@@ -69,12 +69,11 @@ class SoftDirty:
 
     def _refuse_unrecorded(self, new: Runs) -> None:
         """Linux keeps no soft-dirty bit for hugetlb entries: after one clearing they would look clean for ever."""
-        for first, last in new.tolist():
-            for start, end in huge_granules(self._calls, first, last):
-                span = f"[{start * self._page_size:#x}, {end * self._page_size:#x})"
-                raise RangeRefusedError(
-                    f"{span} is hugetlb memory, which has no soft-dirty bits", (self.name,)
-                )
+        if not files_under(self._calls, new):
+            return
+        for start, end in huge_granules(self._calls, new):
+            span = f"[{start * self._page_size:#x}, {end * self._page_size:#x})"
+            raise RangeRefusedError(f"{span} is hugetlb memory, which has no soft-dirty bits", (self.name,))
 
     def units(self, spans: Runs) -> list[Runs]:
         """Everything that is tracked: the bits are cleared for all or for none."""
@@ -89,8 +88,9 @@ class SoftDirty:
         intact = self._sentinel_is_dirty()
         self._clear()
         quiet = self._faults_of_others_at_most() <= faults
-        written = np.concatenate([no_runs(), self._carried, *self._changed(unit, buffers)])
-        self._remember(unit, buffers)
+        looks = self._look(unit, buffers)
+        written = np.concatenate([no_runs(), self._carried, *(changed for changed, _ in looks)])
+        self._remember(unit, looks)
         assumed = self._assumed if intact and quiet else unit
         self._carried = self._assumed = no_runs()
         return Harvest(normalise(written), assumed, exact=False)
@@ -104,7 +104,7 @@ class SoftDirty:
         self._read(unit, buffers)
         if not self._sentinel_is_dirty():
             return True
-        return any(len(intersection(runs, spans)) for runs in self._changed(unit, buffers))
+        return any(len(intersection(changed, spans)) for changed, _ in self._look(unit, buffers))
 
     def abandon(self) -> None:
         """The pagemap is the parent's."""
@@ -153,14 +153,21 @@ class SoftDirty:
         self._read(np.array([[first, last]], np.int64), [buffer])
         return buffer
 
-    def _changed(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> list[Runs]:
-        """Page runs that were written, or hold less than they did."""
-        changed = []
+    def _look(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> list[tuple[Runs, NDArray[np.uint8]]]:
+        """For each run the pages that were written or hold less than they did, and what all of them hold now."""
+        looks = []
         for (first, _, held), entries in zip(self._held.parts(unit), buffers, strict=True):
             written = entries & np.uint64(PM_SOFT_DIRTY) != 0
-            changed.append(runs_of_mask(written | (content_of(entries) < held)) + first)
-        return changed
+            now = content_of(entries)
+            doubtful = is_ambiguous(entries) & ~written
+            now[doubtful & (held == NOTHING)] = NOTHING
+            # What had content and maps the zero page now was dropped, and read since.
+            for page in np.flatnonzero(doubtful & (held == OF_ITS_OWN)).tolist():
+                if not any(self._calls.peek((first + page) * self._page_size, self._page_size)):
+                    now[page] = NOTHING
+            looks.append((runs_of_mask(written | (now < held)) + first, now))
+        return looks
 
-    def _remember(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> None:
-        for (_, _, held), entries in zip(self._held.parts(unit), buffers, strict=True):
-            held[:] = content_of(entries)
+    def _remember(self, unit: Runs, looks: list[tuple[Runs, NDArray[np.uint8]]]) -> None:
+        for (_, _, held), (_, now) in zip(self._held.parts(unit), looks, strict=True):
+            held[:] = now

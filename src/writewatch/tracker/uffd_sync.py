@@ -44,7 +44,7 @@ from writewatch.kernel.pagemap import Pagemap
 from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.pages import Runs, clip, difference, intersection, no_runs, normalise, runs_of_mask, union
 from writewatch.tracker.backend import Harvest, RangeRefusedError
-from writewatch.tracker.ranges import huge_granules, huge_page_sizes
+from writewatch.tracker.ranges import files_under, huge_granules, huge_page_sizes
 
 _WANTED: Final = (
     UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED
@@ -172,9 +172,7 @@ class UffdSync:
     def adjust(self, wanted: Runs) -> None:
         """Register and protect what is new, unregister what is not wanted any more."""
         added = difference(wanted, self._ranges)
-        granules = {
-            run: pages for vma in added.tolist() for run, pages in huge_granules(self._calls, *vma).items()
-        }
+        granules = huge_granules(self._calls, added) if files_under(self._calls, added) else {}
         self._populate(added)
         try:
             codes = self._helper.ask(b"R", self._spans(added))

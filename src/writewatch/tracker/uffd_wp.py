@@ -38,7 +38,7 @@ from writewatch.pages import (
 )
 from writewatch.tracker.backend import Harvest, RangeRefusedError
 from writewatch.tracker.hot import HotChunks
-from writewatch.tracker.own_content import OF_ITS_OWN, content_of
+from writewatch.tracker.own_content import OF_ITS_OWN, content_of, is_protected_swap
 from writewatch.tracker.pageset import PageValues
 from writewatch.tracker.ranges import (
     close_gaps,
@@ -134,11 +134,11 @@ class UffdWp:
     def _learn_mappings(self, new: Runs) -> None:
         """Find hugetlb mappings, whose pages are registered whole, and private mappings of files."""
         files = files_under(self._calls, new)
-        for vma in files:
-            run = vma.start // self._page_size, vma.end // self._page_size
-            self._granules.update(huge_granules(self._calls, *run))
-            if not vma.is_shared:
-                self._private = union(self._private, np.array([run], np.int64))
+        if files:
+            self._granules.update(huge_granules(self._calls, new))
+        private = [(vma.start, vma.end) for vma in files if not vma.is_shared]
+        runs = np.array(private, np.int64).reshape(-1, 2) // self._page_size
+        self._private = union(self._private, normalise(runs))
 
     def _adjust(self, wanted: Runs) -> None:
         target = round_to_granules(wanted, self._granules)
@@ -267,10 +267,14 @@ class UffdWp:
         """Pages of private file mappings that had content of their own and have it no more."""
         dropped: list[Runs] = []
         for first, last, held in self._own.parts(intersection(self._private, spans)):
-            now = content_of(self._pagemap.entries(first * self._page_size, last * self._page_size))
+            entries = self._pagemap.entries(first * self._page_size, last * self._page_size)
+            now = content_of(entries)
             dropped.append(runs_of_mask((held == OF_ITS_OWN) & (now != OF_ITS_OWN)) + first)
             if not keep:
+                # Perhaps it is in swap and not gone: assumed changed each time, until it is there again or is not.
+                perhaps = (held == OF_ITS_OWN) & is_protected_swap(entries)
                 held[:] = now
+                held[perhaps] = OF_ITS_OWN
         return _joined(dropped)
 
     def _harvest_with_exceptions(self, unit: Runs) -> Harvest:
