@@ -401,16 +401,17 @@ def test_what_differs_is_told_and_is_one(
     need_kernel()
     # The strict model refuses what Linux accepts: results, entries and categories differ from then on.
     monkeypatch.setattr(replay_module, "settings_here", lambda: Settings(strict=True))
-    path = script(tmp_path, TRACKED + "write a x\nprotect u a\nunprotect u a+3")
+    path = script(tmp_path, TRACKED + "write a x\nprotect u a\nunprotect u a+3\nread a")
     code, out, _ = simulate(capsys, path, "--against-kernel")
     assert code == 1
     assert "DIFFERENT, result\n    model: EINVAL\n    linux: ok\n" in out
     assert "DIFFERENT, entries of main\n" in out
     assert "DIFFERENT, categories of main\n" in out
+    assert "  this kernel: different as before\n" in out.split("line 8: read a\n")[1]
     assert out.endswith("3 differences from this kernel\n")
     code, out, _ = simulate(capsys, path, "--against-kernel", "--json")
     assert code == 1
-    told: list[dict[str, Any]] = json.loads(out)["steps"][-1]["differences"]
+    told: list[dict[str, Any]] = json.loads(out)["steps"][-2]["differences"]
     assert told[0] == {
         "what": "result",
         "model": {"kind": "errno", "value": "EINVAL"},

@@ -104,7 +104,9 @@ def step_as_text(report: StepReport, places: Places, *, compared: bool) -> Text:
         text.append_text(_picture(name, rows, places))
     for difference in report.differences:
         text.append_text(_difference(difference, places))
-    if compared and not report.differences:
+    if report.n_old_differences:
+        text.append("  this kernel: different as before\n", "red")
+    elif compared and not report.differences:
         text.append("  this kernel: the same\n", "green")
     text.rstrip()
     return text
@@ -206,6 +208,7 @@ def _step_values(report: StepReport) -> dict[str, Any]:
             {"what": one.what, "model": _plain(one.model), "linux": _plain(one.linux)}
             for one in report.differences
         ],
+        "old_differences": report.n_old_differences,
     }
 
 

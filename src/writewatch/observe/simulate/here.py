@@ -32,12 +32,14 @@ def settings_here() -> Settings:
 
 def _huge_pages(huge_page_size: int) -> dict[str, Any]:
     shmem = _chosen("shmem_enabled")
-    pool = f"/sys/kernel/mm/hugepages/hugepages-{huge_page_size >> 10}kB/free_hugepages"
+    pool = f"/sys/kernel/mm/hugepages/hugepages-{huge_page_size >> 10}kB"
+    # Free pages are promised to mappings before they are taken.
+    free, promised = (int(read_text(f"{pool}/{name}_hugepages") or 0) for name in ("free", "resv"))
     return {
         "thp": _chosen("enabled"),
         "shmem_thp": _SHMEM_THP.get(shmem, shmem),
         "use_zero_page": (read_text(f"{_THP}/use_zero_page") or "1").strip() == "1",
-        "hugetlb_pages": int(read_text(pool) or 0),
+        "hugetlb_pages": max(free - promised, 0),
     }
 
 

@@ -52,7 +52,8 @@ class StepReport:
         resumed: Earlier steps that ended meanwhile.
         n_faults: Page faults of its process meanwhile.
         tables: Process -> its page tables afterwards; processes where nothing changed and nothing ran are left out.
-        differences: From the running kernel.
+        differences: From the running kernel, those that the step before did not have.
+        n_old_differences: Those that it had.
     """
 
     step: Step
@@ -61,6 +62,7 @@ class StepReport:
     n_faults: int
     tables: dict[str, tuple[Row, ...]]
     differences: tuple[Difference, ...]
+    n_old_differences: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Tally:
         counters: What the model's kernel counted.
         costs: Method of tracking -> nanoseconds that it would have taken; None when nothing was tracked.
         compared: Whether the running kernel did the same beside it.
-        n_differences: Over all steps.
+        n_differences: Over all steps, one that stays counted once.
     """
 
     counters: Counters
@@ -126,6 +128,7 @@ class Replay:
         self._model = ModelSide(self.settings, self.script.places.arena)
         self._tracked = _Tracked()
         self._n_differences = 0
+        self._last_differences: list[Difference] = []
 
     @property
     def places(self) -> Places:
@@ -146,7 +149,9 @@ class Replay:
         outcome = self._model.perform(step)
         resumed = self._model.resumed()
         self._tracked.note(step, outcome, self.settings.page_size)
-        differences = tuple(self._differences(step, outcome, resumed, linux)) if linux else ()
+        found = list(self._differences(step, outcome, resumed, linux)) if linux else []
+        differences = tuple(one for one in found if one not in self._last_differences)
+        self._last_differences = found
         self._n_differences += len(differences)
         return StepReport(
             step,
@@ -155,6 +160,7 @@ class Replay:
             max(self._model.n_faults(step.process) - faults, 0),
             _pictures(step, before, self._model.tables()),
             differences,
+            len(found) - len(differences),
         )
 
     def _differences(
