@@ -167,17 +167,19 @@ class Tracker:
         self._handles: weakref.WeakValueDictionary[str, Consumer] = weakref.WeakValueDictionary()
         self._collects = 0, 0, 0  # how many, ns of the last, ns of all
         self._blind = BlindSpots(calls, [b.span for b in buffers], total(self._pinned) * calls.page_size)
+        account = ledgers.Account(self._pages)
         try:
             self._blind.warn_of_others(stacklevel=4)
             self._blind.check(stacklevel=4)
-            self._chosen = open_best(backend, calls, self._pages)
+            self._chosen = open_best(backend, calls, account)
+            self._holdings = Holdings(self._chosen, buffers, self._blind)
+            self._main, self._named = self._holdings.main, self._holdings.named
+            shut = functools.partial(GATE.run_or_put_off, self._holdings.shut, waits=False)
+            self._finalizer = weakref.finalize(self, shut)
         except BaseException:
+            ledgers.forget(account)
             self._blind.close()
             raise
-        self._holdings = Holdings(self._chosen, buffers, self._blind)
-        self._main, self._named = self._holdings.main, self._holdings.named
-        shut = functools.partial(GATE.run_or_put_off, self._holdings.shut, waits=False)
-        self._finalizer = weakref.finalize(self, shut)
         _trackers.add(self)
 
     # ---- collecting ------------------------------------------------------------------------------
@@ -205,10 +207,14 @@ class Tracker:
     def _consumer(self, name: str) -> Consumer:
         self._check_open()
         if name not in self._named:
+            account = ledgers.Account(self._pages)
             try:
-                self._named[name] = Position(self._chosen.ledger.open_account(self._pages))
+                self._named[name] = Position(self._chosen.ledger.open_account(self._pages, account))
             except OSError as error:
                 raise translate(error, self.backend) from error
+            except BaseException:
+                ledgers.forget(account)
+                raise
         handle = self._handles.get(name)
         if handle is None or handle._position is not self._named[name]:
             handle = self._handles[name] = Consumer(self, name, self._named[name])

@@ -27,7 +27,7 @@ class Gate:
     def __init__(self) -> None:
         # An RLock lets its holder in again, so that coming again can be told from waiting.
         self._lock = threading.RLock()
-        self._is_busy = False
+        self._holder = 0  # thread that is inside, 0 for none
         self._put_off: deque[Callable[[], None]] = deque()
 
     def run(self, operation: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
@@ -37,18 +37,18 @@ class Gate:
             UsageError: This thread is inside another operation, which a signal handler interrupted.
         """
         with self._lock:
-            if self._is_busy:
+            if self._holder:
                 raise UsageError(
                     "a signal handler, or a warning hook, used a tracker while the same thread was using one; "
                     "set a flag in the handler and collect outside it"
                 )
-            self._is_busy = True
+            self._holder = threading.get_ident()
             try:
                 if self._put_off:
                     self._catch_up()
                 return operation(*arguments, **options)
             finally:
-                self._is_busy = False
+                self._holder = 0
 
     def run_or_put_off(self, operation: Callable[[], None], *, waits: bool = True) -> None:
         """Run alone, or at the start of the next operation when this thread is inside one.
@@ -57,16 +57,12 @@ class Gate:
             operation: What to do; it may be done twice when it is interrupted.
             waits: Wait for other threads. False for the garbage collector, whose thread may hold locks of others.
         """
-        if not self._lock.acquire(blocking=waits):
+        # The lock is only ever taken by a with statement: between acquire() and a try a signal handler could raise, and
+        # the lock would be held for ever.
+        if self._holder == threading.get_ident() or (self._holder and not waits):
             self._put_off.append(operation)
-            return
-        try:
-            if self._is_busy:
-                self._put_off.append(operation)
-            else:
-                self.run(operation)
-        finally:
-            self._lock.release()
+        else:
+            self.run(operation)
 
     def _catch_up(self) -> None:
         """Do what was put off. Interrupted, it is done again; failed, it is not."""

@@ -123,8 +123,12 @@ class Ledger:
         """Whether nobody is owed anything any more."""
         return not self._accounts
 
-    def open_account(self, spans: Runs) -> Account:
+    def open_account(self, spans: Runs, account: Account | None = None) -> Account:
         """Start to owe a consumer what is written in these page runs from now on.
+
+        Args:
+            spans: Page runs.
+            account: For these spans, made before, so that its owner can have it forgotten whenever this is interrupted.
 
         Raises:
             RangeRefusedError: The backend cannot track them; nothing has changed.
@@ -134,7 +138,7 @@ class Ledger:
         if self._accounts:
             self._harvest(spans)
         self._adjust(union(self._wanted, spans))
-        account = Account(spans)
+        account = Account(spans) if account is None else account
         self._accounts.append(account)
         return account
 
@@ -283,7 +287,7 @@ _ledgers: Final[weakref.WeakSet[Ledger]] = weakref.WeakSet()
 
 
 def open_account(
-    key: tuple[int, str], make_backend: Callable[[], Backend], spans: Runs
+    key: tuple[int, str], make_backend: Callable[[], Backend], spans: Runs, account: Account | None = None
 ) -> tuple[Ledger, Account]:
     """An account with the process's ledger for a backend, which is made when it is the first.
 
@@ -291,12 +295,13 @@ def open_account(
         key: Identity of the ``KernelCalls``, name of the backend.
         make_backend: Called when there is no ledger yet.
         spans: Page runs of the account.
+        account: The account, when it was made before.
     """
     ledger = _shelf.get(key)
     if ledger is None:
         ledger = Ledger(make_backend())
     try:
-        account = ledger.open_account(spans)
+        account = ledger.open_account(spans, account)
         _shelf[key] = ledger
     except BaseException:
         if ledger.is_idle:
@@ -311,6 +316,15 @@ def close_account(key: tuple[int, str], ledger: Ledger, account: Account) -> Non
     if is_last and _shelf.get(key) is ledger:
         del _shelf[key]
     ledger.close_account(account)
+
+
+def forget(account: Account) -> None:
+    """Close an account wherever it was opened, and ledgers that are left without any: for what was interrupted."""
+    for ledger in list(_ledgers):
+        if account in ledger._accounts or ledger.is_idle:
+            for key in [key for key, other in _shelf.items() if other is ledger]:
+                close_account(key, ledger, account)
+            ledger.close_account(account)
 
 
 def _abandon_all() -> None:

@@ -16,7 +16,6 @@ from writewatch.abi.calls import KernelCalls
 from writewatch.errors import KernelUnsupportedError, UsageError
 from writewatch.kernel.default import default_calls
 from writewatch.kernel.probe import Capabilities, capabilities
-from writewatch.pages import Runs
 from writewatch.tracker import ledger as ledgers
 from writewatch.tracker.backend import Backend
 from writewatch.tracker.content_hash import ContentHash
@@ -105,42 +104,44 @@ def _judge(name: str, needs: str | None, found: Capabilities) -> BackendChoice:
     return BackendChoice(name, False, f"{item.detail}; {item.mend}" if item.mend else item.detail)
 
 
-def open_best(name: str, calls: KernelCalls, pages: Runs) -> Chosen:
-    """An account for some pages with the named backend, or with the best that takes them.
+def open_best(name: str, calls: KernelCalls, account: ledgers.Account) -> Chosen:
+    """Open an account with the named backend, or with the best that takes them.
 
     Raises:
         UsageError: No backend has this name.
         KernelUnsupportedError: The named backend does not work here, or does not take this memory.
     """
     if name != "auto":
-        return _open_named(name, calls, pages)
+        return _open_named(name, calls, account)
     passed_over = []
     for choice in ranking(known(calls)):
         if not choice.works:
             passed_over.append(f"{choice.name}: {choice.why}")
             continue
         try:
-            return _open(choice.name, calls, pages, "; ".join([*passed_over, f"{choice.name}: {choice.why}"]))
+            return _open(
+                choice.name, calls, account, "; ".join([*passed_over, f"{choice.name}: {choice.why}"])
+            )
         except KernelUnsupportedError as error:
             passed_over.append(f"{choice.name}: {str(error).removeprefix(f'{choice.name}: ')}")
     raise AssertionError("every-page refuses nothing")
 
 
-def _open_named(name: str, calls: KernelCalls, pages: Runs) -> Chosen:
+def _open_named(name: str, calls: KernelCalls, account: ledgers.Account) -> Chosen:
     if name not in BACKENDS:
         raise UsageError(f"no backend {name!r}; choose auto, {', '.join(BACKENDS)}")
     needs = BACKENDS[name][1]
     choice = _judge(name, needs, known(calls)) if needs else BackendChoice(name, True, "")
     if not choice.works:
         raise KernelUnsupportedError(f"{name} does not work here: {choice.why}", (needs or name,))
-    return _open(name, calls, pages, f"{name}: asked for by name")
+    return _open(name, calls, account, f"{name}: asked for by name")
 
 
-def _open(name: str, calls: KernelCalls, pages: Runs, reason: str) -> Chosen:
+def _open(name: str, calls: KernelCalls, account: ledgers.Account, reason: str) -> Chosen:
     make, _ = BACKENDS[name]
     key = id(calls), name
     try:
-        ledger, account = ledgers.open_account(key, lambda: make(calls), pages)
+        ledger, _ = ledgers.open_account(key, lambda: make(calls), account.spans, account)
     except OSError as error:
         raise translate(error, name) from error
     return Chosen(name, reason, key, ledger, account)
