@@ -52,6 +52,7 @@ class _Thread:
     def __init__(self, number: int, calls: LinuxCalls, steps: Calls) -> None:
         self.number = number
         self._outcome = Outcome("waits")
+        self._error: Exception | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(calls, steps), daemon=True)
         self._thread.start()
@@ -61,6 +62,8 @@ class _Thread:
             self._outcome = Outcome("ok", _drive(calls, steps))
         except OSError as failure:
             self._outcome = Outcome.failed(failure)
+        except Exception as error:
+            self._error = error
         self._ended.set()
 
     def settle(self) -> Outcome:
@@ -69,6 +72,8 @@ class _Thread:
         channel = f"/proc/self/task/{self._thread.native_id}/wchan"
         for _ in range(int(DEADLINE / _LOOK_EVERY)):
             if self._ended.wait(_LOOK_EVERY):
+                if self._error is not None:
+                    raise self._error
                 return self._outcome
             if "userfault" in _text(channel) and not self._ended.is_set():
                 return Outcome("waits")

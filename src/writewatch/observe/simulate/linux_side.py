@@ -62,11 +62,15 @@ class _Process:
         except (EOFError, ConnectionError) as lost:
             raise _Ended from lost
 
-    def how_it_ended(self) -> int:
-        """The signal that ended it, from its zombie."""
+    def wait(self) -> None:
+        """Until it has ended."""
         poller = select.poll()
         poller.register(self._pidfd, select.POLLIN)
         poller.poll(_PATIENCE * 1000)
+
+    def how_it_ended(self) -> int:
+        """The signal that ended it, from its zombie."""
+        self.wait()
         with open(f"/proc/{self.pid}/stat", "rb") as file:
             return int(file.read().rsplit(b")", 1)[1].split()[49]) & 0x7F
 
@@ -74,7 +78,7 @@ class _Process:
         """End it now."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self.how_it_ended()
+        self.wait()
         self.close()
 
     def close(self) -> None:
@@ -112,10 +116,11 @@ class LinuxSide:
     def close(self) -> None:
         """End every process. Safe to repeat."""
         self._connection.close()
+        self._keeper.wait(_PATIENCE)
         for process in self._processes.values():
+            process.wait()
             process.close()
         self._processes = {}
-        self._keeper.wait(_PATIENCE)
 
     def perform(self, step: Step) -> Outcome:
         """Do what a step says."""
@@ -146,9 +151,11 @@ class LinuxSide:
     def _lost(self, name: str) -> Outcome:
         """A process ended by itself: a signal."""
         process = self._processes.pop(name)
-        outcome = Outcome.killed(process.how_it_ended())
+        number = process.how_it_ended()
         process.close()
-        return outcome
+        if not number:
+            raise WriteWatchError("a process of the comparison failed; it told why above")
+        return Outcome.killed(number)
 
     def resumed(self) -> Resumed:
         """The steps that waited and have ended since."""
