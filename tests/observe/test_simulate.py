@@ -444,7 +444,7 @@ def test_a_kernel_without_scans_is_refused_by_name(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WRITEWATCH_HIDE", "pagemap_scan")
     with pytest.raises(KernelUnsupportedError, match="pagemap_scan does not work here") as refused:
         Replay("a = mmap 1 page", against_kernel=True)
-    assert refused.value.missing == ("pagemap_scan",)
+    assert "pagemap_scan" in refused.value.missing
 
 
 def test_nobody_is_left_behind_when_a_run_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:

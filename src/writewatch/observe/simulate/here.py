@@ -18,7 +18,7 @@ _SHMEM_THP: Final = {"within_size": "always", "force": "always", "deny": "never"
 
 def settings_here() -> Settings:
     """What this machine has: page sizes, huge pages, swap, and the rights of this process."""
-    calls = LinuxCalls()
+    calls, here = LinuxCalls(), surroundings()
     return Settings(
         page_size=calls.page_size,
         huge_page_size=calls.huge_page_size,
@@ -26,7 +26,8 @@ def settings_here() -> Settings:
         swap_pages=_meminfo("SwapFree") // calls.page_size,
         soft_dirty=capabilities()["soft_dirty"].works,
         memory_failure=os.path.exists("/proc/sys/vm/memory_failure_recovery"),
-        privileged=surroundings().has(CAP_SYS_PTRACE),
+        # Either lets a process have a userfaultfd that serves faults of the kernel.
+        privileged=here.has(CAP_SYS_PTRACE) or here.sysctl == 1,
     )
 
 
