@@ -19,9 +19,10 @@ from typing import Any, Final, Self
 
 from writewatch.errors import WriteWatchError
 from writewatch.observe.simulate.child import DEADLINE
-from writewatch.observe.simulate.language import MAIN, Step
+from writewatch.observe.simulate.language import Step
 from writewatch.observe.simulate.observation import Observation
 from writewatch.observe.simulate.outcome import Outcome, Resumed
+from writewatch.observe.simulate.parts import MAIN
 from writewatch.observe.simulate.places import Place
 
 _CHILD: Final = "writewatch.observe.simulate.child"

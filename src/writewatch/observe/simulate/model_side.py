@@ -16,10 +16,11 @@ from writewatch.model.machine import Machine, Settings
 from writewatch.model.signals import MemoryFault, NeverReturns
 from writewatch.model.tasks import Task
 from writewatch.model.waits import Steps
-from writewatch.observe.simulate.language import MAIN, Step
+from writewatch.observe.simulate.language import Step
 from writewatch.observe.simulate.observation import Observation, Observer
 from writewatch.observe.simulate.operations import Actor, Calls
 from writewatch.observe.simulate.outcome import Outcome, Resumed
+from writewatch.observe.simulate.parts import MAIN
 from writewatch.observe.simulate.places import Place
 from writewatch.observe.simulate.tables import Snapshot, snapshot
 
