@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -174,6 +175,42 @@ def test_what_was_put_off_and_is_interrupted_is_done_again(gate: Gate) -> None:
     gate.run(len, "")
     gate.run(len, "")
     assert done == ["closed"]
+
+
+class Struck(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_gate_is_open_to_others_wherever_a_signal_handler_raised(gate: Gate, waits: bool) -> None:
+    done: list[str] = []
+    for n in range(100):
+        points = iter(range(n))
+
+        def profile(_: object, event: str, __: object) -> None:
+            if event in {"call", "c_return"} and next(points, None) is None:  # noqa: B023  # called in this turn
+                raise Struck
+
+        sys.setprofile(profile)
+        try:
+            gate.run_or_put_off(lambda: done.append("closed"), waits=waits)
+            struck = False
+        except Struck:
+            struck = True
+        finally:
+            sys.setprofile(None)
+        assert is_open_to_another_thread(gate)
+        if not struck:
+            return
+    pytest.fail("it never came to its end")
+
+
+def is_open_to_another_thread(gate: Gate) -> bool:
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(gate.run(len, "abc")), daemon=True)
+    thread.start()
+    thread.join(20)
+    return answers == [3]
 
 
 def test_several_are_done_in_order(gate: Gate) -> None:
