@@ -14,7 +14,14 @@ from writewatch.abi.calls import Vma
 from writewatch.kernel.default import default_calls
 from writewatch.kernel.maps import read_smaps
 from writewatch.pages import Runs, expand, normalise
-from writewatch.tracker.ranges import GAP_PAGES, close_gaps, huge_granules, mapped_runs, round_to_granules
+from writewatch.tracker.ranges import (
+    GAP_PAGES,
+    close_gaps,
+    files_under,
+    huge_granules,
+    mapped_runs,
+    round_to_granules,
+)
 
 PAGE = 4096
 
@@ -137,6 +144,17 @@ def test_what_lies_in_huge_pages_is_widened_to_whole_ones() -> None:
         [5000, 5001],
     ]
     assert round_to_granules(runs, {}) is runs
+
+
+@given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)))
+def test_files_are_found_under_the_pages_that_they_back(pages: set[int], backed: set[int]) -> None:
+    def runs(numbers: set[int]) -> Runs:
+        return normalise(np.array([[n, n + 1] for n in numbers], np.int64).reshape(-1, 2))
+
+    files = [(first, last, "rw-s", f"/file/{first}", 7) for first, last in runs(backed).tolist()]
+    found = files_under(maps(*files, ordinary(70, 80)), runs(pages))
+    expected = [name for first, last, _, name, _ in files if pages & set(range(first, last))]
+    assert [vma.name for vma in found] == expected
 
 
 # ---- on the running kernel -----------------------------------------------------------------------
