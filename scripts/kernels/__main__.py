@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "kernels"
 GUEST_SHARE = "/run/share"
 NO_VERDICT = 125
+# Options of pytest for a processor that is 20 to 30 times slower: fewer examples, more patience with one test.
+EMULATED = ("-p", "scripts.kernels.emulated", "-o", "faulthandler_timeout=1200")
 
 
 def main() -> int:
@@ -64,7 +66,7 @@ def run_in_guest(kernel: debian.Kernel, size: machine.Size, options: argparse.Na
         share = Path(name)
         follow = follower(kernel.series)
         try:
-            what = command(options, GUEST_SHARE, "-p", "scripts.kernels.emulated")
+            what = command(options, GUEST_SHARE, *EMULATED)
             status = machine.run(kernel, what, ROOT, share, size, follow)
         except machine.BootError as error:
             follow(f"{error}\n")

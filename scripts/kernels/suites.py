@@ -22,6 +22,9 @@ SUITES = {
 # JUnit's element -> our word. A case without any of these passed.
 OUTCOMES = {"failure": "failed", "error": "failed", "skipped": "skipped"}
 
+# A run that was killed, by the kernel or by a time limit, leaves no report.
+ENDED_EARLY = {"outcomes": {"failed": 1}, "skipped": {}, "failed": ["the run ended before its report"]}
+
 
 def main() -> int:
     """Observe, run every suite, write the results; 0 if all of it passed."""
@@ -35,7 +38,7 @@ def main() -> int:
     for name, arguments in SUITES.items():
         report = directory / f"{name.replace('/', '-')}.xml"
         status |= run_pytest(arguments, report, options)
-        suites[name] = read_report(report)
+        suites[name] = read_report(report) if report.exists() else ENDED_EARLY
     (directory / "results.json").write_text(json.dumps({**results, "suites": suites}, indent=1) + "\n")
     return status
 
