@@ -72,10 +72,12 @@ class Account:
 
     def enter(self, harvest: Harvest) -> None:
         """Add what of a harvest lies in the spans."""
-        self._is_blank = False
         written = intersection(harvest.written, self.spans)
+        assumed = intersection(harvest.assumed, self.spans)
+        if len(written) or len(assumed):
+            self._is_blank = False
         self._written.add(written)
-        self._assumed.add(intersection(harvest.assumed, self.spans))
+        self._assumed.add(assumed)
         if len(written) and not harvest.exact:
             self._exact = False
 
