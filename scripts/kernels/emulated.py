@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import settings
 
-settings.register_profile("emulated", deadline=None, max_examples=10, stateful_step_count=20)
-settings.load_profile("emulated")
+settings.register_profile(
+    "emulated", deadline=None, derandomize=True, database=None, max_examples=10, stateful_step_count=20
+)
+# tests/conftest.py loads the profile of that name.
+os.environ["HYPOTHESIS_PROFILE"] = "emulated"
