@@ -7,11 +7,13 @@
 from typing import Any
 
 from writewatch.errors import (
+    AttachError,
     ChainError,
     CheckpointError,
     CorruptError,
     FormatError,
     KernelUnsupportedError,
+    TraceError,
     TrackerClosedError,
     TrackingLostError,
     TrackingLostWarning,
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AddrRange",
+    "AttachError",
     "Capabilities",
     "Capability",
     "ChainError",
@@ -52,6 +55,7 @@ __all__ = [
     "Remap",
     "Remove",
     "Statistics",
+    "TraceError",
     "Tracker",
     "TrackerClosedError",
     "TrackingLostError",

@@ -7,6 +7,8 @@
     ├─ TrackerClosedError                you closed it
     ├─ KernelUnsupportedError            this kernel or its privileges: .missing names each feature
     ├─ TrackingLostError                 the target: exec, exit, fork, munmap; .span says where
+    ├─ AttachError                       a process may not, or cannot now, be watched: .pid
+    ├─ TraceError                        a recorded trace: not ours, newer, cut off, or not writable
     └─ CheckpointError
        ├─ FormatError                    not ours, or a newer version
        ├─ CorruptError                   ours, but a checksum differs: .generation, .offset
@@ -61,6 +63,22 @@ class TrackingLostError(WriteWatchError):
     def __init__(self, message: str, span: AddrRange | None = None) -> None:
         super().__init__(message)
         self.span = span
+
+
+class AttachError(WriteWatchError):
+    """A process cannot be watched; it runs on as if nobody had tried.
+
+    Attributes:
+        pid: Of the process.
+    """
+
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class TraceError(WriteWatchError):
+    """A recorded trace cannot be read or written."""
 
 
 class CheckpointError(WriteWatchError):

@@ -1,0 +1,1 @@
+"""Another process's memory: which of its pages it wrote, epoch by epoch."""
