@@ -79,7 +79,7 @@ class ProcessWrites:
         page_size: Bytes.
         written: (n, 2) int64 runs of pages that the kernel says were written.
         assumed: Runs reported without its word: mappings that appeared, or lost their registration.
-        discarded: Runs that held data and were given back (``MADV_DONTNEED``, heap trim): their content changed to zeros.
+        discarded: Runs that held data and were given back (``MADV_DONTNEED``, heap trim): they read as zeros now.
         mappings: All mappings at the end of the epoch, ascending.
         backend: Which one told.
         exact: Whether every page in ``written`` was written.
