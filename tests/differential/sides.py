@@ -13,6 +13,7 @@ from typing import Any, Final
 from tests.conformance import model_world
 from tests.conformance.linux_world import LinuxWorld, Zygote
 from tests.conformance.world import Task, World
+from tests.differential import masks
 from tests.differential.executor import Executor, Operation, Outcome, as_call, attempt
 
 OWN: Final = frozenset({"fork", "switch", "exit", "spawn", "settle"})
@@ -32,6 +33,8 @@ class Process:
         if self._tasks:
             return ("busy",)
         method, arguments = as_call(operation)
+        if method == "madvise" and masks.never_returns(self.world.calls, *arguments):
+            return ("masked", method)
         self._tasks.append((operation, self.world.spawn(method, *arguments)))
         return self.settle()
 
