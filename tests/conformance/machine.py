@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import pathlib
 import subprocess
 import tempfile
 from collections.abc import Callable
 
+from tests.conformance.borrowed import Borrowed
 from tests.conformance.world import Need
 from writewatch.abi.userfaultfd import (
     UFFD_API,
@@ -23,6 +23,8 @@ from writewatch.kernel import libc
 
 _THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
 _HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+KHUGEPAGED = _THP / "khugepaged/scan_sleep_millisecs"
+_FOR_EVER = "4294967295"
 _N_HUGEPAGES = 192
 MODEL_VERSION = (6, 18)
 _SWAP_MIB = 64
@@ -44,56 +46,25 @@ def restore() -> None:
     _answers.clear()
 
 
-# ---- borrowed settings ---------------------------------------------------------------------------
-
-
-class _Borrowed:
-    """A system-wide setting shared by several sessions: the last one puts the first value back.
-
-    Two lock files: one is held shared for as long as a session uses the setting, and keeps the value of
-    before (a session that was killed leaves it there for the next); the other makes taking and giving
-    back one step each.
-    """
-
-    def __init__(self, name: str) -> None:
-        base = pathlib.Path(tempfile.gettempdir()) / f"writewatch-conformance-{os.getuid()}-{name}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._use = os.open(base, flags, 0o600)
-        self._step = os.open(f"{base}.step", flags, 0o600)
-
-    def take(self, read: Callable[[], str], change: Callable[[], None]) -> None:
-        """Remember the value unless a session has already, change it, and hold it."""
-        fcntl.flock(self._step, fcntl.LOCK_EX)
-        try:
-            if not os.pread(self._use, 1, 0):
-                os.pwrite(self._use, read().encode(), 0)
-            change()
-            fcntl.flock(self._use, fcntl.LOCK_SH)
-        finally:
-            fcntl.flock(self._step, fcntl.LOCK_UN)
-
-    def give_back(self, restore_to: Callable[[str], None]) -> None:
-        """Let go; without another session, put the value back."""
-        fcntl.flock(self._step, fcntl.LOCK_EX)
-        fcntl.flock(self._use, fcntl.LOCK_UN)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if before := os.pread(self._use, 4096, 0).decode():
-                restore_to(before)
-                os.ftruncate(self._use, 0)
-        os.close(self._use)
-        os.close(self._step)
-
-
 def _borrow_file(path: pathlib.Path, value: str) -> None:
     """Write a setting now, and its value of before at the end."""
-    borrowed = _Borrowed(path.name)
+    borrowed = Borrowed(path.name)
     borrowed.take(lambda: path.read_text(encoding="ascii").strip(), lambda: _write(path, value))
     _undo.callback(borrowed.give_back, lambda before: _write(path, before))
 
 
 def _write(path: pathlib.Path, value: str) -> None:
     path.write_text(value + "\n", encoding="ascii")
+
+
+def hold_still() -> str:
+    """Keep khugepaged asleep, which joins small pages behind everybody's back; why it stays awake, or empty."""
+    if not KHUGEPAGED.exists():
+        return ""
+    if reason := _as_root(KHUGEPAGED):
+        return reason
+    _borrow_file(KHUGEPAGED, _FOR_EVER)
+    return ""
 
 
 # ---- probes --------------------------------------------------------------------------------------
@@ -125,7 +96,7 @@ def _shmem_thp() -> str:
     if reason := _as_root(path):
         return reason
     before = _chosen(path)
-    borrowed = _Borrowed("shmem_enabled")
+    borrowed = Borrowed("shmem_enabled")
     borrowed.take(lambda: before, lambda: _write(path, "advise"))
     _undo.callback(borrowed.give_back, lambda value: _write(path, value))
     return ""
@@ -148,7 +119,7 @@ def _swap() -> str:
     if os.geteuid() != 0:
         return "only root can add a swap area"
     path = pathlib.Path(tempfile.gettempdir()) / "writewatch-conformance-swapfile"
-    borrowed = _Borrowed("swap")
+    borrowed = Borrowed("swap")
     try:
         borrowed.take(lambda: str(path), lambda: _add_swap(path))
     except (OSError, subprocess.CalledProcessError) as failure:

@@ -31,7 +31,8 @@ class Pair:
 
 
 def available_options() -> frozenset[str]:
-    """The options of scripts that this machine can serve."""
+    """The options of scripts that this machine can serve, which is set up and held still for them."""
+    machine.hold_still()
     needs = {"thp": Need.THP, "hugetlb": Need.HUGETLB, "swap": Need.SWAP, "shmem-thp": Need.SHMEM_THP}
     return frozenset(option for option, need in needs.items() if not machine.lacks(need)) | {"regular"}
 

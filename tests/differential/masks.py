@@ -1,7 +1,21 @@
 """What may differ between a running kernel and the model, each mask with its reason. All of them are here.
 
-Not masked but switched off, where root allows it (driver.py): khugepaged, which collapses huge pages
-in the background. Not drawn at all (script.py): addresses that the kernel chooses.
+**Masked**, by the functions and constants below: frame numbers and swap offsets, bits of the configuration,
+features of newer kernels, and the one call that Linux does not return from.
+
+**Switched off** for as long as a comparison runs: khugepaged, which makes huge pages of small ones in the background
+(``machine.hold_still``; only root can, see the last group), and the batches of pages of other CPUs: the process runs on
+one CPU (``server.do_begin_operations``), and a regular file is read whole before it is mapped
+(``executor._read_ahead``), so that neither the batch nor readahead decides what is in memory.
+
+**Not drawn** by ``script.py``: addresses that the kernel chooses; a second thread while one is under way, whose order
+would be the scheduler's; EVENT_FORK and EVENT_UNMAP, whose sender sleeps in the middle of an operation of the
+main thread (``tests/conformance/test_events.py`` has them).
+
+**Shows once and not again**: reclaim under memory pressure, somebody else who takes the huge pages or the swap
+area, and khugepaged where only root could stop it. What differs is run again in fresh processes, and is a
+divergence if it differs again (``driver.compare_twice``); otherwise it is counted as disturbed, and the
+count is printed.
 """
 
 from __future__ import annotations

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conformance import machine
 from tests.differential.driver import Pair, compare, compare_twice, observed, shrink
-from tests.differential.script import Script, options_of
+from tests.differential.executor import Operation
+from tests.differential.script import RW, Script, options_of
 from tests.differential.sides import Side
+from writewatch.abi import mman
+from writewatch.abi import userfaultfd as uf
 
 SCRIPTS_PER_CASE = 8
 OPERATIONS = 120
@@ -19,6 +23,46 @@ def test_kernel_and_model_answer_alike(pair: Pair, case: int) -> None:
         divergence, _ = compare_twice(pair.linux, pair.model, script)
         if divergence is not None:
             pytest.fail(f"seed {seed}\n{shrink(pair.linux, pair.model, divergence)}")
+
+
+def test_khugepaged_sleeps_while_sides_are_compared(pair: Pair) -> None:
+    if reason := machine.hold_still():
+        pytest.skip(f"needs khugepaged asleep, which only root can arrange: {reason}")
+    if not machine.KHUGEPAGED.exists():
+        pytest.skip("needs khugepaged, which this kernel was built without")
+    assert int(machine.KHUGEPAGED.read_text(encoding="ascii")) == 0xFFFF_FFFF
+
+
+@pytest.mark.parametrize("side", ["linux", "model"])
+def test_a_process_that_ends_leaves_its_descendants(pair: Pair, side: str) -> None:
+    opened = getattr(pair, side)()
+    script: list[Operation] = [
+        ("map", 0, 1, RW, mman.MAP_PRIVATE, "", 0),
+        ("store", 0, 7),
+        ("fork",),
+        ("switch", 1),
+        ("fork",),
+        ("exit", 1),
+        ("switch", 2),
+        ("load", 0),
+    ]
+    try:
+        outcomes = opened.run(script)
+    finally:
+        opened.close()
+    assert outcomes[-3:] == [("ok", 1), ("ok", 2), ("ok", 7)]
+
+
+def test_what_never_returns_is_masked_in_a_thread_too(pair: Pair) -> None:
+    script: list[Operation] = [
+        ("map", 0, 2, RW, mman.MAP_SHARED, "", 0),
+        ("store", 0, 7),
+        ("context", "u0", uf.UFFD_FEATURE_WP_ASYNC),
+        ("register", "u0", 0, 2, uf.UFFDIO_REGISTER_MODE_WP),
+        ("writeprotect", "u0", 0, 2, 1),
+        ("spawn", ("madvise", 0, 2, mman.MADV_GUARD_INSTALL)),
+    ]
+    assert compare(pair.linux, pair.model, script) is None
 
 
 def test_a_script_depends_on_its_seed_alone() -> None:
