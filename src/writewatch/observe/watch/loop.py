@@ -1,0 +1,66 @@
+"""The loop over a tracker and the processes that it follows: wait, collect all, hand on.
+
+The first process decides how long: when it has ended, or another program runs in it that is not followed,
+there is one last round and the loop is over. A child that ended is left out from then on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from writewatch.errors import TrackingLostError
+from writewatch.observe.watch.face import Watched
+from writewatch.tracker.process.writes import ProcessWrites
+
+
+def watch(
+    tracker: Watched, interval_s: float, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[ProcessWrites, ...]]:
+    """What a process and those it is followed into wrote, again and again until it ends.
+
+    Args:
+        tracker: Of the first process. It stays open: closing it is the caller's.
+        interval_s: Wanted seconds between two collects; a budget may make it longer.
+        clock: Monotonic seconds. The time that a round and its reader take is part of the interval.
+
+    Yields:
+        One value for each process that had something to tell, the first process first. Empty when none had:
+        the last round of a process that was gone already.
+    """
+    ended = False
+    due = clock()
+    while not ended:
+        due = max(due + period_s(tracker, interval_s), clock())
+        ended = tracker.wait(max(0.0, due - clock()))
+        yield collect_all(tracker)
+        ended = ended or tracker.state != "running"
+
+
+def collect_all(tracker: Watched) -> tuple[ProcessWrites, ...]:
+    """One collect of a tracker and of all below it; who has nothing more to tell is left out."""
+    return tuple(writes for one in family(tracker) if (writes := _collected(one)) is not None)
+
+
+def family(tracker: Watched) -> Iterator[Watched]:
+    """A tracker and all below it, parents before their children."""
+    yield tracker
+    for child in tracker.children:
+        yield from family(child)
+
+
+def period_s(tracker: Watched, interval_s: float) -> float:
+    """The longest interval that the budget of one of the processes asks for."""
+    return max(one.budget.period_s(interval_s) for one in family(tracker))
+
+
+def cost_share(tracker: Watched) -> float:
+    """What watching costs all the processes together, as a share of one core."""
+    return sum(one.budget.cost_share for one in family(tracker))
+
+
+def _collected(tracker: Watched) -> ProcessWrites | None:
+    try:
+        return tracker.collect()
+    except TrackingLostError:
+        return None

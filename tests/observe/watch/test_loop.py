@@ -1,0 +1,81 @@
+"""The loop and the book, on trackers that were made up."""
+
+from __future__ import annotations
+
+from tests.observe.watch.made_up import MadeUpBudget, MadeUpTracker, epoch, mapping
+from writewatch.observe.watch import book as book_module
+from writewatch.observe.watch.book import Book
+from writewatch.observe.watch.loop import collect_all, cost_share, period_s, watch
+
+HEAP = mapping("[heap]", 100, 200, "heap")
+
+
+def tracker(pid: int = 4711, n: int = 3, **keywords: object) -> MadeUpTracker:
+    epochs = [epoch(number, [HEAP], (100, 101 + number), pid=pid) for number in range(n)]
+    return MadeUpTracker(epochs, pid=pid, **keywords)  # type: ignore[arg-type]
+
+
+def test_it_ends_with_the_process_and_its_last_epoch() -> None:
+    one = tracker()
+    rounds = list(watch(one, 2.0, clock=one.clock))
+    assert [writes.epoch for (writes,) in rounds] == [0, 1, 2]
+    assert one.waits == [2.0, 2.0, 2.0]
+
+
+def test_the_time_of_a_round_is_part_of_the_interval() -> None:
+    one = tracker()
+    for _ in watch(one, 2.0, clock=one.clock):
+        one.now += 0.5
+    assert one.waits == [2.0, 1.5, 1.5]
+
+
+def test_a_reader_that_is_too_slow_is_not_made_up_for() -> None:
+    one = tracker(n=4)
+    for round_ in watch(one, 2.0, clock=one.clock):
+        one.now += 7.0 if round_[0].epoch == 0 else 0.0
+    assert one.waits == [2.0, 0.0, 2.0, 2.0]
+
+
+def test_a_budget_makes_it_wait_longer() -> None:
+    one = tracker(budget=MadeUpBudget(5.0))
+    list(watch(one, 2.0, clock=one.clock))
+    assert one.waits == [5.0, 5.0, 5.0]
+
+
+def test_a_child_is_collected_after_its_parent_until_it_ends() -> None:
+    one = tracker(children=(tracker(pid=4712, n=2),))
+    rounds = list(watch(one, 1.0, clock=one.clock))
+    assert [[writes.pid for writes in round_] for round_ in rounds] == [[4711, 4712], [4711, 4712], [4711]]
+
+
+def test_a_process_that_is_gone_has_nothing_to_tell() -> None:
+    assert collect_all(tracker(n=0)) == ()
+
+
+def test_the_child_that_needs_most_time_decides_and_costs_add_up() -> None:
+    one = tracker(
+        budget=MadeUpBudget(1.0, cost_share=0.02),
+        children=(tracker(budget=MadeUpBudget(9.0, cost_share=0.03)),),
+    )
+    assert period_s(one, 2.0) == 9.0
+    assert cost_share(one) == 0.05
+
+
+def test_a_program_that_exec_made_is_an_account_of_its_own() -> None:
+    book = Book()
+    book.add([epoch(0, [HEAP], (100, 110), command="sh")])
+    book.add([epoch(1, [HEAP], (100, 110), command="sh")])
+    book.add([epoch(0, [HEAP], (100, 105), command="redis-server")])
+    assert [(one.command, one.counts.n_pages) for one in book.figures()] == [("sh", 20), ("redis-server", 5)]
+    assert [one.command for one in book.running()] == ["redis-server"]
+
+
+def test_of_many_ended_processes_those_that_wrote_most_are_kept() -> None:
+    book = Book()
+    for pid in range(1, book_module.MOST_ENDED + 4):
+        book.add([epoch(0, [HEAP], (100, 100 + min(pid, 90)), pid=pid)])
+    book.end_all_but([])
+    kept = [one.pid for one in book.figures()]
+    assert len(kept) == book_module.MOST_ENDED
+    assert not {1, 2, 3} & set(kept)
+    assert (book.n_forgotten, book.n_forgotten_pages) == (3, 6)
