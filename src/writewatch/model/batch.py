@@ -101,6 +101,7 @@ def _fault_many(mm: Mm, vma: Vma, ptes: Entries) -> Entries:
     frames = mm.machine.frames
     mine = present & (frames.kind[pfns] == ANON) & (frames.refs[pfns] == 1)
     copied = faulting & present & ~mine
+    frames.exclusive[pfns[faulting & mine]] = True
     fresh = ~present
     # A marker is filled by one fault and cleared by a second.
     mm.count_faults(int(faulting.sum()) + int(marker.sum() if vma.uffd_wp else 0))

@@ -25,6 +25,7 @@ from writewatch.model.descriptors import Pagemap, Status
 from writewatch.model.madvise import madvise
 from writewatch.model.maps import lines
 from writewatch.model.messages import read_messages
+from writewatch.model.mincore import mincore
 from writewatch.model.mm import failure
 from writewatch.model.mmap import mmap, mprotect
 from writewatch.model.mremap import mremap
@@ -33,6 +34,7 @@ from writewatch.model.populate import populate_vma
 from writewatch.model.process import Process
 from writewatch.model.signals import MemoryFault, MustWait, WouldBlock
 from writewatch.model.uffd import Context
+from writewatch.model.unshare import pinned_load
 from writewatch.model.waits import Steps
 
 _UFFD_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK | abi.UFFD_USER_MODE_ONLY
@@ -251,6 +253,9 @@ class ModelCalls(Process):
     def msync(self, addr: int, length: int, flags: int) -> None:
         file_calls.msync(self.mm, addr, length, flags)
 
+    def mincore(self, addr: int, length: int) -> NDArray[np.uint8]:
+        return mincore(self.mm, addr, length)
+
     # ---- files that back memory ------------------------------------------------------------------
 
     def memfd_create(self, name: str, flags: int) -> int:
@@ -278,12 +283,12 @@ class ModelCalls(Process):
         return (yield from access.load_steps(self.mm, addr, length))
 
     def peek(self, addr: int, length: int) -> bytes:
-        # As process_vm_readv(2): an access of the kernel.
+        # As process_vm_readv(2): an access of the kernel, which pins what it reads.
         self.machine.thread_id = self.pid
         read = bytearray()
         with contextlib.suppress(MemoryFault):
             for at, _, count in access.pieces(self.mm, addr, length):
-                read += access.load(self.mm, at, count, user=False)
+                read += pinned_load(self.mm, at, count)
         return bytes(read)
 
     def store(self, addr: int, data: bytes) -> None:

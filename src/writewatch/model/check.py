@@ -5,7 +5,8 @@
    has none.
 3. An entry with uffd-wp in a VMA registered for it is not writable.
 4. A writable entry lies in a writable VMA.
-5. VMAs are ascending, disjoint and not empty, and a registered one has a context that is not released.
+5. An exclusive frame is anonymous and has one holder.
+6. VMAs are ascending, disjoint and not empty, and a registered one has a context that is not released.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from writewatch.model import pte as p
-from writewatch.model.frames import FREE
+from writewatch.model.frames import ANON, FREE
 from writewatch.model.machine import Machine
 from writewatch.model.mm import Mm
 from writewatch.model.vma import VM_UFFD, VM_WRITE
@@ -76,6 +77,7 @@ def _frame_problems(machine: Machine, mapped: Counter[int]) -> Iterator[str]:
     refs += mapcount
     wrong = (frames.mapcount[:n] != mapcount) | (frames.refs[:n] != refs)
     wrong |= (frames.kind[:n] == FREE) & (refs != 0)
+    wrong |= frames.exclusive[:n] & ((frames.kind[:n] != ANON) | (refs != 1))
     for pfn in np.flatnonzero(wrong).tolist():
         counted = f"counted {frames.mapcount[pfn]} and {frames.refs[pfn]}"
         yield f"frame {pfn:#x} is mapped {mapcount[pfn]} times and held {refs[pfn]} times, {counted}"

@@ -18,6 +18,7 @@ wp-copy         write to a present page that others use as well: copied
 wp-huge         write to a present huge page that is made writable again
 hugetlb         huge page of the pool mapped
 hugetlb-cow     copy of one
+unshare         page that fork left shared, made one's own before it is pinned
 spurious        nothing to do: another thread had resolved it
 =============== ===========================================================================
 
@@ -175,7 +176,11 @@ def do_swap_page(fault: Fault, pte: int) -> None:
     mm.map_pte(fault.addr, entry)
     mm.machine.swap.free(slot)
     mm.machine.counters.events["swap_in"] += 1
-    if mm.machine.frames.is_exclusive(pfn) and _may_be_writable(fault, entry):
+    # A read leaves the content in the swap cache, so that only an entry that says so is exclusive.
+    frames = mm.machine.frames
+    exclusive = bool(pte & p.EXCLUSIVE) or (fault.write and frames.is_alone(pfn))
+    frames.exclusive[pfn] |= exclusive
+    if exclusive and _may_be_writable(fault, entry):
         entry |= p.WRITE | (mm.machine.dirtied if fault.write else 0)
         mm.set_pte(fault.addr, entry)
         fault.count("swap")

@@ -89,10 +89,18 @@ def _wp(fault: Fault, leaf: int) -> None:
     # Compare mm/hugetlb.c:hugetlb_wp().
     mm, machine, pfn = fault.mm, fault.mm.machine, p.number(leaf)
     base = fault.addr & -machine.huge_page_size
-    if fault.vma.is_shared or machine.frames.is_exclusive(pfn):
+    if fault.vma.is_shared or machine.frames.is_alone(pfn):
         mm.table.set_leaf(base, leaf | p.ACCESSED | writable(fault))
         fault.count("wp-huge")
         return
+    replace_private(fault, leaf, writable(fault))
+    fault.count("hugetlb-cow")
+
+
+def replace_private(fault: Fault, leaf: int, flags: int) -> None:
+    """Map a private copy of a huge page in its place, with these flags; SIGBUS when the pool is empty."""
+    mm, machine, pfn = fault.mm, fault.mm.machine, p.number(leaf)
+    base = fault.addr & -machine.huge_page_size
     copy = allocate_private(fault)
     if copy is None:
         raise BusError(fault.at, BUS_ADRERR)
@@ -101,6 +109,5 @@ def _wp(fault: Fault, leaf: int) -> None:
         machine.frames.fill(copy + i, machine.frames.content(pfn + i))
     drop_huge(mm, leaf)
     mm.table.clear(base)
-    mm.map_leaf(base, p.present(copy, p.ACCESSED | writable(fault)))
+    mm.map_leaf(base, p.present(copy, p.ACCESSED | flags))
     machine.counters.flush(machine.pages_per_huge)
-    fault.count("hugetlb-cow")

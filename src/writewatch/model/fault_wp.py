@@ -27,7 +27,8 @@ def do_wp_page(fault: Fault, pte: int) -> None:
         pte = clear_wp(fault, pte)
     if fault.vma.is_shared:
         _wp_page_shared(fault, pte)
-    elif fault.mm.machine.frames.is_exclusive(p.number(pte)):
+    elif fault.mm.machine.frames.is_alone(p.number(pte)):
+        fault.mm.machine.frames.exclusive[p.number(pte)] = True
         _reuse(fault, pte)
     else:
         _wp_page_copy(fault, pte)
@@ -58,16 +59,22 @@ def _wp_page_shared(fault: Fault, pte: int) -> None:
 
 
 def _wp_page_copy(fault: Fault, pte: int) -> None:
-    # Compare mm/memory.c:wp_page_copy(). The copy starts without the bit, whatever the old entry had.
+    # The copy starts without the bit, whatever the old entry had.
+    replace_by_copy(fault, pte, writable(fault))
+    fault.count("wp-copy")
+
+
+def replace_by_copy(fault: Fault, pte: int, flags: int) -> None:
+    """Map a private copy of a page in its place, with these flags."""
+    # Compare mm/memory.c:wp_page_copy().
     mm, frames = fault.mm, fault.mm.machine.frames
     mm.prepare_anon(fault.vma)
     copy = frames.allocate(ANON)
     if not pte & p.ZERO:
         frames.fill(copy, frames.content(p.number(pte)))
     mm.forget(pte)
-    mm.map_pte(fault.addr, p.present(copy, p.ACCESSED | writable(fault)))
+    mm.map_pte(fault.addr, p.present(copy, p.ACCESSED | flags))
     mm.machine.counters.flush(1)
-    fault.count("wp-copy")
 
 
 def wp_huge_pmd(fault: Fault, leaf: int) -> bool:
@@ -90,7 +97,8 @@ def _do_huge_pmd_wp_page(fault: Fault, leaf: int) -> bool:
         mm.prepare_anon(fault.vma)
         mm.table.clear(base)
         map_new_huge(fault, base)
-    elif all(machine.frames.is_exclusive(p.number(leaf) + i) for i in range(machine.pages_per_huge)):
+    elif all(machine.frames.is_alone(p.number(leaf) + i) for i in range(machine.pages_per_huge)):
+        machine.frames.exclusive[p.number(leaf) : p.number(leaf) + machine.pages_per_huge] = True
         mm.table.set_leaf(base, leaf | p.ACCESSED | writable(fault))
     else:
         split_huge_pmd(mm, fault.vma, fault.addr)

@@ -54,7 +54,8 @@ class Namer:
         name = self.name("frame", pfn)
         if new:
             frames = self._machine.frames
-            self.described.append((name, int(frames.kind[pfn]), int(frames.refs[pfn]), frames.content(pfn)))
+            holders = int(frames.kind[pfn]), int(frames.refs[pfn]), bool(frames.exclusive[pfn])
+            self.described.append((name, holders, frames.content(pfn)))
         return name
 
     def entry(self, entry: int) -> Any:

@@ -92,6 +92,7 @@ def _copy_leaf(mm: Mm, child: Mm, vma: Vma, copy: Vma, addr: int, leaf: int) -> 
     if not vma.is_anonymous:
         return True
     leaf &= ~p.WRITE
+    _share_leaf(mm, leaf)
     mm.table.set_leaf(addr, leaf)
     child.map_leaf(addr, leaf if copy.uffd_wp else leaf & ~p.UFFD_WP)
     return True
@@ -107,8 +108,15 @@ def _copy_hugetlb(mm: Mm, child: Mm, vma: Vma, copy: Vma, addr: int, leaf: int) 
     if not vma.is_shared:
         leaf &= ~p.WRITE
         kept &= ~p.WRITE
+        _share_leaf(mm, leaf)
         mm.table.set_leaf(addr, leaf)
     child.map_leaf(addr, kept)
+
+
+def _share_leaf(mm: Mm, leaf: int) -> None:
+    # Compare include/linux/rmap.h:folio_try_dup_anon_rmap_pmd().
+    pfn = p.number(leaf)
+    mm.machine.frames.exclusive[pfn : pfn + mm.machine.pages_per_huge] = False
 
 
 def _copy_pte(mm: Mm, child: Mm, vma: Vma, copy: Vma, addr: int, pte: int) -> None:
@@ -119,11 +127,13 @@ def _copy_pte(mm: Mm, child: Mm, vma: Vma, copy: Vma, addr: int, pte: int) -> No
             child.table.set_pte(addr, kept)
     elif pte & p.SWAP:
         mm.machine.swap.duplicate(p.number(pte))
-        child.table.set_pte(addr, kept)
+        mm.set_pte(addr, pte & ~p.EXCLUSIVE)
+        child.table.set_pte(addr, kept & ~p.EXCLUSIVE)
     else:
         if vma.flags & VM_SHARED:
             kept &= ~p.DIRTY
         else:
+            mm.machine.frames.exclusive[p.number(pte)] = False
             pte &= ~p.WRITE
             kept &= ~p.WRITE
         mm.set_pte(addr, pte)

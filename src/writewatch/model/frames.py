@@ -5,7 +5,8 @@ more: only then does the frame own ``page_size`` bytes. So a terabyte that was t
 
 ``compound`` marks the frames of a large anonymous folio, however it is mapped; ``folio.py`` ends that. ``lazy`` marks
 what MADV_FREE gave up: dropped when it is reclaimed, if it is still clean. ``dirty`` marks what was ever written: a
-page of shmem that was not is a hole again when it is reclaimed.
+page of shmem that was not is a hole again when it is reclaimed. ``exclusive`` is PageAnonExclusive: a fork takes
+it from both sides, and the end of one does not give it back; only a write does.
 
 Invariant: ``refs`` = mappings + 1 if a page cache holds the frame + 1 if the swap cache does. A frame whose
 ``refs`` reach 0 is freed, poisoned, and never read again; reading a free frame is an error of the model.
@@ -25,6 +26,10 @@ RESERVED: Final = 3  # the zero pages, which nobody counts
 
 _POISON: Final = 0xAA
 _NO_ODD: Final = -1
+_COLUMNS: Final = (
+    *("kind", "mapcount", "refs", "compound", "lazy", "dirty", "exclusive"),
+    *("_fill", "_odd_at", "_odd"),
+)
 
 #: What a frame holds: fill byte, offset of the odd byte or -1, the odd byte, all bytes or None.
 Content: TypeAlias = tuple[int, int, int, bytes | None]
@@ -45,6 +50,7 @@ class Frames:
         self.compound = np.zeros(64, np.bool_)
         self.lazy = np.zeros(64, np.bool_)
         self.dirty = np.zeros(64, np.bool_)
+        self.exclusive = np.zeros(64, np.bool_)
         self._fill = np.zeros(64, np.uint8)
         self._odd_at = np.full(64, _NO_ODD, np.int32)
         self._odd = np.zeros(64, np.uint8)
@@ -83,7 +89,7 @@ class Frames:
         return first
 
     def _grow(self, size: int) -> None:
-        for name in ("kind", "mapcount", "refs", "compound", "lazy", "dirty", "_fill", "_odd_at", "_odd"):
+        for name in _COLUMNS:
             old = getattr(self, name)
             new = np.zeros(size, old.dtype)
             new[: len(old)] = old
@@ -96,6 +102,7 @@ class Frames:
         self.compound[frames] = False
         self.lazy[frames] = False
         self.dirty[frames] = False
+        self.exclusive[frames] = kind == ANON
         self._fill[frames] = 0
         self._odd_at[frames] = _NO_ODD
 
@@ -130,12 +137,13 @@ class Frames:
         assert self.kind[pfn] != FREE, f"frame {pfn:#x} freed twice"
         self.kind[pfn] = FREE
         self.compound[pfn] = False
+        self.exclusive[pfn] = False
         self._bytes.pop(pfn, None)
         self._fill[pfn] = _POISON
         self._odd_at[pfn] = _NO_ODD
         self._free.append(pfn)
 
-    def is_exclusive(self, pfn: int) -> bool:
+    def is_alone(self, pfn: int) -> bool:
         """Whether one mapping is all that refers to an anonymous frame, so that a write may reuse it."""
         # Compare mm/memory.c:wp_can_reuse_anon_folio().
         return bool(self.kind[pfn] == ANON and self.refs[pfn] == 1)

@@ -28,8 +28,9 @@ def finish_migration(mm: Mm, addr: int) -> None:
     pte = mm.table.pte(addr)
     frames, old = mm.machine.frames, p.number(pte)
     pfn = old
-    if frames.is_exclusive(old):
+    if frames.is_alone(old):
         pfn = frames.allocate(int(frames.kind[old]))
+        frames.exclusive[pfn] = frames.exclusive[old]
         frames.fill(pfn, frames.content(old))
         frames.unmap(old)
         frames.map(pfn)

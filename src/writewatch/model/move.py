@@ -111,7 +111,7 @@ def _move_huge(mm: Mm, dst: int, src: int, leaf: int) -> tuple[int, int]:
     frames, pfn, n = mm.machine.frames, p.number(leaf), mm.machine.pages_per_huge
     if leaf & p.ZERO:
         moved = p.present(pfn, p.ZERO | p.HUGE)
-    elif any(not frames.is_exclusive(pfn + i) for i in range(n)):
+    elif not frames.exclusive[pfn : pfn + n].all():
         return 0, errno.EBUSY
     else:
         moved = p.present(pfn, p.HUGE | p.ACCESSED | p.WRITE | mm.machine.dirtied)
@@ -125,7 +125,7 @@ def _move_pte(mm: Mm, dst: int, src: int, *, allow_holes: bool) -> int:
     if mm.table.pte(dst):
         return errno.EEXIST
     pte = mm.table.pte(src)
-    if pte & p.PRESENT and not pte & p.ZERO and mm.machine.frames.is_exclusive(p.number(pte)):
+    if pte & p.PRESENT and not pte & p.ZERO and _head_is_exclusive(mm, p.number(pte)):
         # A part of a large folio does not move; the folio is split, which may put the zero page here.
         split_folio(mm, p.number(pte))
         pte = mm.table.pte(src)
@@ -133,14 +133,26 @@ def _move_pte(mm: Mm, dst: int, src: int, *, allow_holes: bool) -> int:
         return 0 if allow_holes else errno.ENOENT
     if pte & p.MARKER:
         return errno.EFAULT
-    if pte & p.SWAP:
-        moved = pte
-    elif pte & p.ZERO:
+    if pte & p.ZERO:
         moved = p.present(mm.machine.zero_pfn, p.ZERO)
-    elif not mm.machine.frames.is_exclusive(p.number(pte)):
+    elif not _is_exclusive(mm, pte):
         return errno.EBUSY
+    elif pte & p.SWAP:
+        moved = pte
     else:
         moved = p.present(p.number(pte), p.ACCESSED | p.WRITE | mm.machine.dirtied)
     mm.table.set_pte(src, p.EMPTY)
     mm.table.set_pte(dst, moved)
     return 0
+
+
+def _is_exclusive(mm: Mm, pte: int) -> bool:
+    return bool(pte & p.EXCLUSIVE if pte & p.SWAP else mm.machine.frames.exclusive[p.number(pte)])
+
+
+def _head_is_exclusive(mm: Mm, pfn: int) -> bool:
+    # Linux asks the folio, which means its first page. That page may serve somebody else here by now.
+    frames, head = mm.machine.frames, pfn - pfn % mm.machine.pages_per_huge
+    if not frames.compound[pfn]:
+        return bool(frames.exclusive[pfn])
+    return bool(frames.exclusive[head] or not frames.compound[head])

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_UNPOPULATED
 from writewatch.model import pte as p
-from writewatch.model.frames import ANON
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm, wants_writenotify
 from writewatch.model.page_table import Entries, PteTable
@@ -133,7 +132,7 @@ def _may_become_writable(mm: Mm, vma: Vma, ptes: Entries) -> NDArray[np.bool_]:
         useful = (ptes & np.uint64(p.DIRTY)) != 0
     else:
         pfns = (ptes >> np.uint64(p.NUMBER_SHIFT)).astype(np.int64)
-        useful = (mm.machine.frames.kind[pfns] == ANON) & (mm.machine.frames.refs[pfns] == 1)
+        useful = mm.machine.frames.exclusive[pfns]
     allowed: NDArray[np.bool_] = useful & ~zero & ~protected & ~clean
     return allowed
 

@@ -35,6 +35,7 @@ MIGRATION: Final = 1 << 9
 MARKER: Final = 1 << 10
 POISON: Final = 1 << 11
 GUARD: Final = 1 << 12
+EXCLUSIVE: Final = 1 << 13  # of a swap entry: _PAGE_SWP_EXCLUSIVE, nobody shared the page before it left
 
 NUMBER_SHIFT: Final = 16
 FLAGS: Final = (1 << NUMBER_SHIFT) - 1

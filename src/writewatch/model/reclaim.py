@@ -94,10 +94,11 @@ def _swap_out(mm: Mm, addr: int, pte: int) -> None:
             mm.forget(pte)
         # What was written since is an ordinary page again from now on, and stays this time.
         return
-    if not machine.swap.has_room or not machine.frames.is_exclusive(pfn):
+    if not machine.swap.has_room or not machine.frames.is_alone(pfn):
         return
     slot = machine.swap.store(machine.frames.content(pfn))
-    mm.table.set_pte(addr, p.swap(slot, pte & (p.UFFD_WP | p.SOFT_DIRTY)))
+    exclusive = p.EXCLUSIVE if machine.frames.exclusive[pfn] else 0
+    mm.table.set_pte(addr, p.swap(slot, exclusive | (pte & (p.UFFD_WP | p.SOFT_DIRTY))))
     mm.forget(pte)
     machine.counters.events["swap_out"] += 1
 

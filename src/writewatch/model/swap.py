@@ -69,6 +69,7 @@ class Swap:
         entry = self._slots[slot]
         if entry.pfn is None:
             entry.pfn = self._frames.allocate(ANON)
+            self._frames.exclusive[entry.pfn] = False
             self._frames.fill(entry.pfn, entry.content)
             self._frames.get(entry.pfn)
         return entry.pfn
