@@ -31,6 +31,8 @@ from writewatch.pages import AddrRange
 from writewatch.tracker.allocate import allocate
 from writewatch.tracker.api import Consumer, Statistics, Tracker, track
 from writewatch.tracker.dirty import DirtySet
+from writewatch.tracker.process.api import ProcessTracker, attach
+from writewatch.tracker.process.writes import ProcessWrites
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,8 @@ __all__ = [
     "Pagemap",
     "PartialResultError",
     "PartialScanError",
+    "ProcessTracker",
+    "ProcessWrites",
     "Remap",
     "Remove",
     "Statistics",
@@ -68,6 +72,7 @@ __all__ = [
     "WriteWatchError",
     "WriteWatchWarning",
     "allocate",
+    "attach",
     "capabilities",
     "model",
     "track",

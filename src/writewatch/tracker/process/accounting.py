@@ -1,0 +1,156 @@
+"""What the categories of a walk say about writes: arithmetic on page runs, no system call.
+
+One walk reports every page that is there, with what Linux knows of it, and protects the written ones. A page *holds
+data* when its content is more than a zero page or the file underneath. Then:
+
+* written and holding data: the program wrote it. What is the file's page in a private mapping, or the zero page, was
+  only read, however unprotected it is.
+* held data at the last walk and holds none now, in a mapping that is still there: discarded.
+
+The kernel's word is not enough, and the page only assumed, where a mapping was not registered at the last walk;
+where a page of shared memory is mapped for the first time (a read looks the same); where a huge page is new (512
+pages for one store); and where a private page of a file turned into a marker, which a page in swap resembles.
+
+Truth: ``pagemap_page_category()`` in ``fs/proc/task_mmu.c``; Documentation/admin-guide/mm/pagemap.rst.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from writewatch.abi.pagemap import (
+    PAGE_IS_FILE,
+    PAGE_IS_GUARD,
+    PAGE_IS_HUGE,
+    PAGE_IS_PFNZERO,
+    PAGE_IS_PRESENT,
+    PAGE_IS_WRITTEN,
+)
+from writewatch.pages import Runs, difference, intersection, no_runs, normalise, total, union
+
+#: (n, 3) uint64: start and end in bytes, categories.
+Words = NDArray[np.uint64]
+
+
+class Sorts(Protocol):
+    """Of what sort pages are: ``Layout`` tells."""
+
+    @property
+    def anonymous(self) -> Runs:
+        """Private, without a file."""
+        ...
+
+    @property
+    def private_files(self) -> Runs:
+        """Private mappings of files."""
+        ...
+
+    @property
+    def shared(self) -> Runs:
+        """Shared mappings."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one walk found.
+
+    Attributes:
+        written: Page runs that the kernel says were written.
+        assumed: Reported without its word.
+        discarded: Held data and do not any more.
+        held: All that hold data now: to be compared with at the next walk.
+        n_faults: Pages whose first write cost the program a fault of ours.
+        exact: False when a page of hugetlb or of huge shared memory is among the written.
+    """
+
+    written: Runs
+    assumed: Runs
+    discarded: Runs
+    held: Runs
+    n_faults: int
+    exact: bool
+
+
+class _Pages:
+    """Regions of a walk, asked by category."""
+
+    def __init__(self, words: Words, page_size: int) -> None:
+        shift = page_size.bit_length() - 1
+        self._runs: Runs = words[:, :2].view(np.int64) >> shift
+        self._categories = words[:, 2]
+
+    def having(self, bits: int) -> NDArray[np.bool_]:
+        """Which regions have one of the bits."""
+        has: NDArray[np.bool_] = self._categories & np.uint64(bits) != 0
+        return has
+
+    def where(self, mask: NDArray[np.bool_], within: Runs) -> Runs:
+        """Page runs of the regions chosen, cut to some pages."""
+        return intersection(normalise(self._runs[mask]), within)
+
+
+def findings(
+    words: Words, sorts: Sorts, page_size: int, *, held: Runs, scanned: Runs, fresh: Runs, doubted: Runs
+) -> Findings:
+    """Sort out one walk.
+
+    Args: words: Regions with categories WRITTEN, PRESENT, PFNZERO, HUGE, GUARD and, where private mappings of files
+        lie, FILE;
+            ascending and disjoint.
+        sorts: Of what sort pages are.
+        page_size: Bytes.
+        held: Pages that held data at the last walk.
+        scanned: Pages that the walk covered.
+        fresh: Pages of mappings that were not registered since the last walk.
+        doubted: Pages of a walk whose report was lost: what holds data there is assumed.
+    """
+    pages = _Pages(words, page_size)
+    written, present = pages.having(PAGE_IS_WRITTEN), pages.having(PAGE_IS_PRESENT)
+    own = ~pages.having(PAGE_IS_PFNZERO | PAGE_IS_GUARD | PAGE_IS_FILE)
+    anonymous = pages.where(own, sorts.anonymous)
+    # Not present and protected: a marker, or a page in swap. Not present and written: in swap.
+    of_files = pages.where(own & (present | written), sorts.private_files)
+    everything = np.ones(len(words), np.bool_)
+    data = union(union(anonymous, of_files), pages.where(everything, sorts.shared))
+
+    before = intersection(held, scanned)
+    changed = pages.where(written, data)
+    huge = pages.where(written & pages.having(PAGE_IS_HUGE), changed)
+    first_seen = difference(intersection(changed, sorts.shared), before)
+    perhaps_swapped = intersection(before, pages.where(~present & ~written, sorts.private_files))
+    assumed = union(intersection(changed, fresh), intersection(data, doubted))
+    assumed = union(union(assumed, first_seen), intersection(huge, sorts.anonymous))
+    faulted = difference(intersection(changed, before), fresh)
+    return Findings(
+        written=difference(changed, assumed),
+        assumed=union(assumed, perhaps_swapped),
+        discarded=_discarded(difference(before, union(data, perhaps_swapped)), sorts),
+        held=_mapped(union(difference(held, scanned), data), sorts),
+        n_faults=total(faulted),
+        exact=not len(difference(huge, sorts.anonymous)),
+    )
+
+
+def _discarded(gone: Runs, sorts: Sorts) -> Runs:
+    """Of what holds no data any more, what is still mapped privately: the content of shared memory stays."""
+    return union(intersection(gone, sorts.anonymous), intersection(gone, sorts.private_files))
+
+
+def _mapped(runs: Runs, sorts: Sorts) -> Runs:
+    if not len(runs):
+        return no_runs()
+    parts = (intersection(runs, of) for of in (sorts.anonymous, sorts.private_files, sorts.shared))
+    return normalise(np.concatenate(list(parts)))
+
+
+def clipped(words: Words, start: int, end: int) -> Words:
+    """Regions cut to ``[start, end)``, in bytes; categories kept."""
+    low = np.maximum(words[:, 0], np.uint64(start))
+    high = np.minimum(words[:, 1], np.uint64(end))
+    inside = low < high
+    return np.stack((low[inside], high[inside], words[inside, 2]), axis=1)
