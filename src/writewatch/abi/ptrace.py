@@ -1,6 +1,6 @@
 """``include/uapi/linux/ptrace.h``, and of ``linux/rseq.h`` what a debugger needs.
 
-The register set is that of x86-64 (``struct user_regs_struct``).
+The register sets are those of x86-64 (``struct user_regs_struct``) and aarch64 (``struct user_pt_regs``).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ PTRACE_O_SUSPEND_SECCOMP: Final = 1 << 21
 
 NT_PRSTATUS: Final = 1
 NT_X86_XSTATE: Final = 0x202
+NT_X86_SHSTK: Final = 0x204  # since v6.6; ENODEV where the thread has no shadow stack
 NT_ARM_SYSTEM_CALL: Final = 0x404
 
 
@@ -64,6 +65,17 @@ class UserRegs(ctypes.Structure):
             "fs", "gs",
         )
     )  # fmt: skip
+
+
+class UserPtRegs(ctypes.Structure):
+    """``struct user_pt_regs`` of aarch64."""
+
+    _fields_ = (
+        ("regs", ctypes.c_uint64 * 31),
+        ("sp", ctypes.c_uint64),
+        ("pc", ctypes.c_uint64),
+        ("pstate", ctypes.c_uint64),
+    )
 
 
 class PtraceRseqConfiguration(ctypes.Structure):

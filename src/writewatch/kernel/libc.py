@@ -56,6 +56,7 @@ mprotect = _declare("mprotect", ctypes.c_int, _pointer, _size, ctypes.c_int)
 mremap = _declare("mremap", _pointer, _pointer, _size, _size, ctypes.c_int, _pointer)
 madvise = _declare("madvise", ctypes.c_int, _pointer, _size, ctypes.c_int)
 msync = _declare("msync", ctypes.c_int, _pointer, _size, ctypes.c_int)
+mincore = _declare("mincore", ctypes.c_int, _pointer, _size, _pointer)
 process_vm_readv = _declare(
     "process_vm_readv",
     ctypes.c_ssize_t,
@@ -74,6 +75,8 @@ fallocate = _declare(
 prctl = _declare(
     "prctl", ctypes.c_int, ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong
 )
+ptrace = _declare("ptrace", ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_ulong, ctypes.c_ulong)
+waitpid = _declare("waitpid", ctypes.c_int, ctypes.c_int, _pointer, ctypes.c_int)
 # Variadic: the arguments after the number are passed as declared longs.
 _syscall = _declare("syscall", ctypes.c_long, ctypes.c_long)
 

@@ -1,0 +1,111 @@
+"""``take_userfaultfd()``: a userfaultfd that acts on another process's memory.
+
+The process makes it for us, in one stop of one of its threads (``taking.py``), and never knows. It is bound to the mm
+for good: what follows, UFFDIO_API and all, needs no stop, and another debugger may come and go.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from writewatch.errors import AttachError, KernelUnsupportedError
+from writewatch.kernel.ptrace.asking import HelperGoneError, ask
+from writewatch.kernel.ptrace.facts import Facts, read_facts
+from writewatch.kernel.ptrace.preflight import call_refused, cannot_be_stopped, judge, no_right
+from writewatch.kernel.ptrace.registers import machine_of
+from writewatch.kernel.ptrace.threads import Thread
+
+#: Of the time that is left, what one thread gets that does not stop, while there are others.
+_SHARE: Final = 0.5
+_LEAST_S: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A userfaultfd of another process.
+
+    Attributes:
+        fd: The descriptor, close-on-exec and non-blocking, before its UFFDIO_API. The receiver owns it.
+        tid: The thread that made it.
+        reach_ns: From the request to stop to the stop.
+        held_ns: From the stop until the thread ran again.
+        restores_itself: Whether the thread would have got away unharmed had the helper been killed.
+        notes: What was given up, in sentences.
+    """
+
+    fd: int
+    tid: int
+    reach_ns: int
+    held_ns: int
+    restores_itself: bool
+    notes: tuple[str, ...]
+
+
+def take_userfaultfd(pid: int, *, deadline_s: float = 1.0) -> Taken:
+    """Have a process make a userfaultfd and take it; the process has no descriptor of it afterwards.
+
+    Args:
+        pid: A process, in our pid namespace.
+        deadline_s: How long a thread may take to stop. Then it is left alone, unchanged.
+
+    Raises:
+        UsageError: It is this process.
+        AttachError: It cannot be attached to, and why. It runs on as if nobody had tried.
+        KernelUnsupportedError: Attaching is not written for this architecture.
+    """
+    if machine_of() is None:
+        raise KernelUnsupportedError("attaching is written for x86-64 and aarch64 alone", ("ptrace",))
+    ends = time.monotonic() + deadline_s
+    facts = read_facts(pid)
+    threads = judge(facts)
+    unwilling: set[int] = set()
+    while True:
+        untried = [thread for thread in threads if thread.tid not in unwilling]
+        left = ends - time.monotonic()
+        if not untried or (left <= 0 and unwilling):
+            raise AttachError(cannot_be_stopped(facts), pid)
+        taken = _try(facts, untried[0], left * _SHARE if len(untried) > 1 else left)
+        if taken is not None:
+            return taken
+        unwilling.add(untried[0].tid)
+        facts = read_facts(pid)
+        threads = judge(facts)
+
+
+def _try(facts: Facts, thread: Thread, deadline_s: float) -> Taken | None:
+    """One thread; None when another has to be tried."""
+    request = {"do": "take", "pid": facts.pid, "tid": thread.tid}
+    try:
+        answer, fd = ask(request, max(deadline_s, _LEAST_S))
+    except HelperGoneError:
+        return None
+    if "failed" not in answer:
+        return Taken(
+            fd,
+            thread.tid,
+            answer["reach_ns"],
+            answer["held_ns"],
+            answer["restores_itself"],
+            tuple(answer["notes"]),
+        )
+    if answer["failed"] == "ended":
+        return None
+    raise AttachError(_sentence(answer, facts), facts.pid)
+
+
+def _sentence(answer: dict[str, Any], before: Facts) -> str:
+    """Why it failed; what changed since ``before`` says more than an errno."""
+    judge(facts := read_facts(before.pid))
+    pid, number = facts.pid, answer.get("errno", 0)
+    sentences = {
+        "call": call_refused(pid, number),
+        "foreign": f"{pid} runs 32-bit code: not supported",
+        "frozen": f"{pid} did not run when it was let go; it seems to be frozen, thaw it first",
+        "no instruction": f"{pid} has no system call instruction in its memory that could be used",
+        "seccomp": f"{pid} filters system calls and a filter may kill it; run as root",
+        "pidfd": f"the descriptor of {pid} could not be taken (errno {number}); Linux 6.9 or newer may help",
+        "unexpected signal": f"{pid} was disturbed by signal {number} while it was held; it runs on",
+    }
+    return sentences.get(answer["failed"]) or no_right(facts)

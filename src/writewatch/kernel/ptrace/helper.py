@@ -1,0 +1,78 @@
+"""The process that traces. Run by path, with an interpreter that ignores the environment; never imported.
+
+ptrace(2) belongs to one thread, and its waits block. So it is done by a process with one thread and one purpose, which
+can die at any time without harm: Linux detaches what it traced. It ends when its owner's end of the socket is closed,
+by dying if need be, or when nothing was asked of it for a while.
+
+Arguments: descriptor of a socket to the owner. A request is one packet of JSON (see ``visiting.py``), with a
+descriptor beside it or not; the answer is another. The process that is started forks and ends, so that the one that
+stays is no child of its owner, who may wait for all of its own.
+"""
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import types
+from pathlib import Path
+
+_IDLE_S = 10.0
+_PACKET = 1 << 16
+
+
+def import_without_numpy() -> None:
+    """Make the modules beside this one importable without running ``writewatch/__init__.py``, which imports NumPy."""
+    root = Path(__file__).resolve().parents[2]
+    for name in ("writewatch", "writewatch.abi", "writewatch.kernel", "writewatch.kernel.ptrace"):
+        package = types.ModuleType(name)
+        package.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
+        sys.modules[name] = package
+
+
+def serve(owner: socket.socket) -> None:
+    """Answer requests until there are no more."""
+    from writewatch.kernel.ptrace.registers import machine_of
+    from writewatch.kernel.ptrace.visiting import visit
+
+    machine = machine_of()
+    assert machine is not None  # the owner has looked
+    owner.settimeout(_IDLE_S)
+    gc.freeze()
+    gc.disable()  # a collection would be time that a thread is held
+    while True:
+        try:
+            packet, received, _, _ = socket.recv_fds(owner, _PACKET, 1)
+        except TimeoutError:
+            return
+        if not packet:
+            return
+        request = json.loads(packet)
+        request["mine"] = received[0] if received else -1
+        kill_at = request.get("kill_at")
+
+        def reached(point: str, kill_at: str | None = kill_at) -> None:
+            """Die here if a test wants to know what happens then."""
+            if point == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        answer, fd = visit(request, machine, reached)
+        socket.send_fds(owner, [json.dumps(answer).encode()], [fd] if fd >= 0 else [])
+        for one in (fd, *received):
+            if one >= 0:
+                os.close(one)
+
+
+def main() -> None:
+    """Become nobody's child, and serve."""
+    if os.fork():
+        os._exit(0)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)  # meant for the owner
+    import_without_numpy()
+    serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

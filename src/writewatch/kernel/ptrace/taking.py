@@ -1,0 +1,278 @@
+"""Have one thread of another process make a userfaultfd, take a copy of the descriptor, and close the thread's own.
+
+One stop for both system calls, in this order:
+
+1. seize, interrupt, wait for the trap. The first stop may be about a signal and swallow the interrupt: the signal is
+   passed on and the interrupt asked for again.
+2. look at what stands in the way; write the signal frame that undoes everything (``frame.py``); set the registers;
+   block all signals. In this order: blocked signals with the thread's own registers would stay blocked for ever if
+   we died.
+3. run userfaultfd(2) between two stops (PTRACE_SYSCALL, never single steps: these force SIGTRAP on the thread);
+   pidfd_getfd(2); run close(2).
+4. signals first, then the registers; detach.
+
+Whoever kills this process at any point leaves a thread that finishes the call it is in and returns into rt_sigreturn.
+Where there is no room for a frame the same is done without, and a note says so.
+
+Runs in the helper process too: nothing here may import NumPy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from writewatch.abi.ptrace import NT_X86_XSTATE, PTRACE_CONT, PTRACE_SYSCALL, PtraceSudConfig
+from writewatch.kernel import libc
+from writewatch.kernel.ptrace import frame, obstacles, places
+from writewatch.kernel.ptrace.registers import X8664, Machine, Registers
+from writewatch.kernel.ptrace.tracing import (
+    ImpatientError,
+    Tracee,
+    event,
+    is_call,
+    is_trap,
+    stop_signal,
+)
+
+#: O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY: without the last the target would need a privilege.
+USERFAULTFD_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK | 1
+_ALL_SIGNALS: Final = b"\xff" * 8
+_XSTATE_BYTES: Final = 1 << 14
+_LAST_ERRNO: Final = 4095
+#: SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS: the thread's own fault, while it runs for us.
+_FAULTS: Final = frozenset({4, 5, 7, 8, 11, 31})
+
+#: Every point at which a test may kill this process, in order.
+POINTS: Final = (
+    "seized", "interrupted", "stopped", "frame written", "registers set", "signals blocked", "at the entry",
+    "at the exit", "taken", "at the entry of close", "closed", "signals unblocked", "registers restored", "detached",
+)  # fmt: skip
+Reached = Callable[[str], None]
+
+
+class RefusedError(Exception):
+    """The thread cannot be used; it goes on as before.
+
+    Attributes:
+        why: ``call``, ``foreign``, ``no instruction``, ``unexpected signal``, ``pidfd``.
+        number: Errno or signal, 0 where there is none.
+    """
+
+    def __init__(self, why: str, number: int = 0) -> None:
+        super().__init__(why, number)
+        self.why, self.number = why, number
+
+
+class Surroundings:
+    """What is read of a process before its thread is stopped.
+
+    Attributes:
+        places: Its VMAs.
+        gadgets: Where a self-restoring call can be made; both None where none can.
+        site: A system call instruction, for the plain way; None where none was found.
+        why_plain: Why no frame will do, in words; empty where one will.
+    """
+
+    def __init__(self, tracee: Tracee, pid: int, machine: Machine) -> None:
+        self.places = places.read_places(pid, tracee.tid)
+        self.gadgets = places.Gadgets(None, None)
+        self.why_plain = ""
+        if not isinstance(machine, X8664):
+            self.why_plain = f"frames are not written on {machine.name}"
+        elif places.is_go(pid):
+            self.why_plain = "a goroutine's stack may be too small"
+        else:
+            self.gadgets = places.find_gadgets(tracee, self.places)
+            if None in self.gadgets:
+                self.why_plain = "the instructions it needs are nowhere in the process"
+        self.site = places.find_instruction(tracee, self.places, machine.instruction)
+
+
+def first_stop(tracee: Tracee) -> None:
+    """Wait for the trap that was asked for; a signal that arrives before it is passed on."""
+    while not is_trap(status := tracee.wait()):
+        tracee.interrupt()
+        is_signal = event(status) == 0 and not is_call(status)
+        tracee.ask(PTRACE_CONT, 0, stop_signal(status) if is_signal else 0)
+
+
+class Visit:
+    """One stop of one thread, from the trap to the moment before it is detached.
+
+    Attributes:
+        restores_itself: Whether a frame was written.
+        notes: What else was done or given up, in sentences.
+    """
+
+    def __init__(self, tracee: Tracee, machine: Machine, around: Surroundings, reached: Reached) -> None:
+        self._tracee, self._machine, self._around, self._reached = tracee, machine, around, reached
+        self.notes: list[str] = []
+        self.restores_itself = False
+        self._found: Registers = machine.read(tracee)
+        if machine.runs_foreign_code(self._found):
+            raise RefusedError("foreign")
+        self._abort_ip = obstacles.abort_ip(tracee, machine.ip(self._found))
+        self._mask = tracee.signal_mask()
+        self._dispatch = obstacles.dispatch_in_the_way(tracee)
+        self._base, self._site = self._prepare()
+
+    # ---- where to run ------------------------------------------------------------------------------------
+
+    def _prepare(self) -> tuple[Registers, int]:
+        """The registers to start from, with the stack pointer on a frame if one can be had, and the instruction."""
+        why = self._around.why_plain or self._why_no_frame_now()
+        if not why:
+            try:
+                return self._write_frame(), self._call_site()
+            except (frame.NoFrameError, OSError) as error:
+                why = str(error)
+        self.notes.append(f"thread {self._tracee.tid} was held without a way back of its own: {why}")
+        return self._found, self._plain_site()
+
+    def _why_no_frame_now(self) -> str:
+        if self._dispatch is not None:
+            return "its system calls are dispatched to itself, which has to be switched off meanwhile"
+        if obstacles.has_shadow_stack(self._tracee):
+            return "it has a shadow stack"
+        call, sigreturn = self._around.gadgets
+        if not self._is_there(call, places.CALL_AND_RETURN) or not self._is_there(
+            sigreturn, *places.SIGRETURN
+        ):
+            return "the instructions it needs are gone"
+        return ""
+
+    def _is_there(self, address: int | None, *patterns: bytes) -> bool:
+        """Whether memory still holds one of the patterns; looked at while the thread is stopped."""
+        found = places.read_or_nothing(self._tracee, address or 0, len(patterns[0]))
+        return any(found.startswith(pattern) for pattern in patterns)
+
+    def _call_site(self) -> int:
+        assert self._around.gadgets.call is not None
+        return self._around.gadgets.call
+
+    def _write_frame(self) -> Registers:
+        machine, found = self._machine, self._found
+        assert isinstance(machine, X8664)
+        assert self._around.gadgets.sigreturn is not None
+        buffer = ctypes.create_string_buffer(_XSTATE_BYTES)
+        area = frame.vector_state(buffer.raw[: self._tracee.register_set(NT_X86_XSTATE, buffer)])
+        restored = machine.before_the_call(found, self._abort_ip)
+        at, data = frame.build(restored, found.rsp, self._mask, area, self._around.gadgets.sigreturn)
+        if not places.has_room(self._around.places, at, found.rsp, found.fs_base):
+            raise frame.NoFrameError("there is no room on its stack")
+        self._tracee.write(at, data)
+        self.restores_itself = True
+        self._reached("frame written")
+        base = type(found).from_buffer_copy(found)
+        base.rsp = at
+        return base
+
+    def _plain_site(self) -> int:
+        """An instruction to run: the one of the call that the thread sleeps in, else one that was found before."""
+        own = self._machine.site_of_call(self._found)
+        for site in (own, self._around.site):
+            if site is not None and self._is_there(site, self._machine.instruction):
+                return site
+        raise RefusedError("no instruction")
+
+    # ---- running -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _changed(self, first: Registers) -> Iterator[None]:
+        """Registers and signals of the thread are ours inside, and its own again after, whatever happens."""
+        tracee = self._tracee
+        try:
+            if self._dispatch is not None:
+                obstacles.set_dispatch(tracee, PtraceSudConfig())
+            self._machine.write(tracee, first)
+            self._reached("registers set")
+            tracee.set_signal_mask(_ALL_SIGNALS)
+            self._reached("signals blocked")
+            yield
+        finally:
+            tracee.set_signal_mask(self._mask)
+            self._reached("signals unblocked")
+            self._machine.write(tracee, self._machine.as_found(self._found, self._abort_ip))
+            self._reached("registers restored")
+            if self._dispatch is not None:
+                obstacles.set_dispatch(tracee, self._dispatch)
+
+    def take(self, pidfd: int) -> int:
+        """Both calls; the descriptor that is ours.
+
+        Raises:
+            RefusedError: ``call``: the target may not, with the errno.
+            ImpatientError: The thread did not run the call: it was frozen. It is stopped again, and itself.
+            ThreadEndedError: It was killed meanwhile.
+        """
+        machine = self._machine
+        first = machine.call(self._base, self._site, machine.userfaultfd, USERFAULTFD_FLAGS)
+        with self._changed(first):
+            number = self._run("at the entry", "at the exit")
+            if number < 0:
+                raise RefusedError("call", -number)
+            try:
+                mine = libc.syscall("pidfd_getfd", pidfd, number, 0)
+            except OSError as error:
+                self._close(number)
+                raise RefusedError("pidfd", error.errno or 0) from error
+            self._reached("taken")
+            try:
+                self._close(number)
+            except BaseException:
+                os.close(mine)
+                raise
+            return mine
+
+    def close_descriptor(self, number: int) -> int:
+        """Have the thread close one descriptor; returns 0 or the negative errno."""
+        machine = self._machine
+        with self._changed(machine.call(self._base, self._site, machine.close, number)):
+            return self._run("at the entry of close", "closed")
+
+    def _close(self, number: int) -> None:
+        machine = self._machine
+        machine.write(self._tracee, machine.call(self._base, self._site, machine.close, number))
+        self._run("at the entry of close", "closed")
+
+    def _run(self, at_entry: str, at_exit: str) -> int:
+        """Let the thread make the call that its registers name; what it returned, negative for an errno."""
+        self._to_next_call_stop()
+        self._reached(at_entry)
+        self._to_next_call_stop()
+        self._reached(at_exit)
+        result = self._machine.result(self._machine.read(self._tracee))
+        return result if result >= -_LAST_ERRNO else -errno.EIO
+
+    def _to_next_call_stop(self) -> None:
+        """Run to the entry or the exit of a system call. Its group may be stopped or frozen in between."""
+        tracee, passed_on = self._tracee, 0
+        while True:
+            tracee.ask(PTRACE_SYSCALL, 0, passed_on)
+            status = self._wait_or_take_back()
+            if is_call(status):
+                return
+            passed_on = self._signal_to_pass(status)
+
+    def _signal_to_pass(self, status: int) -> int:
+        """A trap (group stop) is left at once; of the signals only SIGSTOP gets past the mask, and SIGKILL kills."""
+        if event(status):
+            return 0
+        if stop_signal(status) in _FAULTS:
+            raise RefusedError("unexpected signal", stop_signal(status))
+        return stop_signal(status)
+
+    def _wait_or_take_back(self) -> int:
+        try:
+            return self._tracee.wait()
+        except ImpatientError:  # frozen: a trap still gets through, and then the registers can be restored
+            self._tracee.patience.expired = False
+            self._tracee.interrupt()
+            while not is_trap(self._tracee.wait()):
+                self._tracee.ask(PTRACE_SYSCALL)
+            raise

@@ -1,0 +1,174 @@
+"""One request of the helper, from the thread's number to the descriptor: open, seize, stop, take, detach.
+
+Until a register of the thread is changed, this process may die at any time: its timer then kills it, and Linux lets the
+thread go. After, the timer only makes waiting impatient, until the thread is itself again.
+
+Runs in the helper process too: nothing here may import NumPy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+from writewatch.abi.pidfd import KCMP_FILE, KCMP_FILES, PIDFD_THREAD
+from writewatch.abi.ptrace import PTRACE_O_SUSPEND_SECCOMP, PTRACE_O_TRACESYSGOOD
+from writewatch.kernel import libc
+from writewatch.kernel.ptrace.registers import Machine
+from writewatch.kernel.ptrace.taking import RefusedError, Surroundings, Visit, first_stop
+from writewatch.kernel.ptrace.tracing import ImpatientError, Patience, ThreadEndedError, Tracee
+
+#: The timer goes off again and again: once it might do so just before the wait that it is to end.
+_AGAIN_S: Final = 0.05
+_SECCOMP: Final = b"\nSeccomp:\t"
+
+Answer = dict[str, Any]
+Reached = Callable[[str], None]
+
+
+class Timer(Patience):
+    """The deadline of one request. It kills this process, until ``spare()`` says that it must not any more."""
+
+    def __init__(self, deadline_s: float) -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, deadline_s, _AGAIN_S)
+
+    def spare(self) -> None:
+        """From now on the timer only ends a wait."""
+        signal.signal(signal.SIGALRM, self._expire)
+
+    def _expire(self, _: int, __: FrameType | None) -> None:
+        self.expired = True
+
+    def stop(self) -> None:
+        """The request is done."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def open_pidfd(pid: int, tid: int) -> int:
+    """A pidfd whose file table is the thread's.
+
+    Raises:
+        RefusedError: ``pidfd``: the kernel is older than 6.9, and the thread has a file table of its own.
+    """
+    try:
+        return libc.syscall("pidfd_open", tid, PIDFD_THREAD)
+    except OSError as error:
+        if error.errno == errno.ESRCH:
+            raise ThreadEndedError from error
+        if error.errno != errno.EINVAL:
+            raise
+    # Since Linux kernel commit 64bef697d33b ("pidfd: implement PIDFD_THREAD flag for pidfd_open()") (in v6.9).
+    # Before that, a pidfd was always that of the leader.
+    if tid != pid and libc.syscall("kcmp", pid, tid, KCMP_FILES, 0, 0):
+        raise RefusedError("pidfd", errno.EINVAL)
+    return os.pidfd_open(pid)
+
+
+def visit(request: dict[str, Any], machine: Machine, reached: Reached) -> tuple[Answer, int]:
+    """Serve one request; returns what to answer, and a descriptor to send along, -1 for none.
+
+    The answer has ``failed`` when it failed: ``ended``, ``open`` and ``seize`` (with ``errno``), ``frozen``, or the
+    ``why`` of a ``RefusedError``. Whatever happened, the thread is not traced any more.
+    """
+    timer = Timer(request["deadline_s"])
+    try:
+        return _visit(request, machine, timer, reached)
+    except ThreadEndedError:
+        return {"failed": "ended"}, -1
+    except ImpatientError:
+        return {"failed": "frozen"}, -1
+    except RefusedError as error:
+        return {"failed": error.why, "errno": error.number}, -1
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.ENOENT):
+            return {"failed": "ended"}, -1
+        return {"failed": "seize" if "SEIZE" in str(error) else "open", "errno": error.errno}, -1
+    finally:
+        timer.stop()
+
+
+def _visit(request: dict[str, Any], machine: Machine, timer: Timer, reached: Reached) -> tuple[Answer, int]:
+    pid, tid = request["pid"], request["tid"]
+    with contextlib.ExitStack() as opened:
+        tracee = Tracee(pid, tid, timer)
+        opened.callback(tracee.close)
+        status = os.open(f"/proc/{pid}/task/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, status)
+        pidfd = open_pidfd(pid, tid)
+        opened.callback(os.close, pidfd)
+        around = Surroundings(tracee, pid, machine)
+        began = time.monotonic_ns()
+        tracee.seize(_options(_is_filtered(status)))
+        reached("seized")
+        tracee.interrupt()
+        reached("interrupted")
+        first_stop(tracee)
+        stopped = time.monotonic_ns()
+        reached("stopped")
+        try:
+            answer, fd = _while_stopped(request, tracee, status, pidfd, machine, around, timer, reached)
+        finally:
+            tracee.detach()
+        times = {"reach_ns": stopped - began, "held_ns": time.monotonic_ns() - stopped}
+        reached("detached")
+        return answer | times, fd
+
+
+def _while_stopped(
+    request: dict[str, Any],
+    tracee: Tracee,
+    status: int,
+    pidfd: int,
+    machine: Machine,
+    around: Surroundings,
+    timer: Timer,
+    reached: Reached,
+) -> tuple[Answer, int]:
+    if request["do"] == "touch":  # what a stop costs that does nothing
+        return {}, -1
+    if _is_filtered(status):
+        _suspend_filters(tracee)
+    timer.spare()
+    visit_ = Visit(tracee, machine, around, reached)
+    if request["do"] == "close":
+        return {"result": _close_copy(visit_, pidfd, request["fd"], request["mine"])}, -1
+    fd = visit_.take(pidfd)
+    return {"restores_itself": visit_.restores_itself, "notes": visit_.notes}, fd
+
+
+def _close_copy(visit_: Visit, pidfd: int, number: int, mine: int) -> int:
+    """Close a descriptor of the thread if it is the file that we have under ``mine``; 0 or the negative errno."""
+    copy = libc.syscall("pidfd_getfd", pidfd, number, 0)
+    try:
+        own = os.getpid()
+        differs = libc.syscall("kcmp", own, own, KCMP_FILE, copy, mine)
+    finally:
+        os.close(copy)
+    return -errno.EBADF if differs else visit_.close_descriptor(number)
+
+
+def _options(filtered: bool) -> int:
+    return PTRACE_O_TRACESYSGOOD | (PTRACE_O_SUSPEND_SECCOMP if filtered else 0)
+
+
+def _is_filtered(status: int) -> bool:
+    """Whether the thread of an open ``status`` filters its system calls (seccomp)."""
+    text = os.pread(status, 1 << 14, 0)
+    at = text.find(_SECCOMP)
+    return at >= 0 and text[at + len(_SECCOMP) : at + len(_SECCOMP) + 1] != b"0"
+
+
+def _suspend_filters(tracee: Tracee) -> None:
+    """Once more, at the stop: the filter may have come meanwhile, and it may kill."""
+    try:
+        tracee.set_options(_options(True))
+    except OSError as error:
+        raise RefusedError("seccomp", error.errno or 0) from error
