@@ -5,6 +5,8 @@ Truth: mm/memory.c:do_fault(), finish_fault(); mm/shmem.c:shmem_get_folio_gfp();
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from writewatch.model import page_cache
 from writewatch.model import pte as p
 from writewatch.model.fault_anon import writable
@@ -114,16 +116,35 @@ def _fault_around(fault: Fault, file: File) -> bool:
         return False
     if mm.table.pmd(fault.addr) is None and _map_huge(fault, file, index):
         return True
-    for addr in _window(fault):
-        each = fault.vma.file_index(addr, machine.page_shift)
-        pfn = None if each in file.reclaiming else file.pages.get(each)
+    cached = dict(_cached(fault, file))
+    if mm.table.pmd(fault.addr) is None and _ends_the_file(file, cached):
+        return False
+    for addr, each in cached.items():
         # A marker in the window stays for a fault of its own.
-        if pfn is not None and not mm.table.pte(addr) and file.holds(each):
-            mm.map_pte(addr, page_entry(fault, pfn))
+        if not mm.table.pte(addr):
+            mm.map_pte(addr, page_entry(fault, file.pages[each]))
     if not mm.table.pte(fault.addr) & p.PRESENT:
         return False
     fault.count("file")
     return True
+
+
+def _cached(fault: Fault, file: File) -> Iterator[tuple[int, int]]:
+    """Address and index of each page of the window that can be mapped without waiting. Compare next_uptodate_folio()."""
+    for addr in _window(fault):
+        index = fault.vma.file_index(addr, fault.mm.machine.page_shift)
+        if index in file.pages and index not in file.reclaiming and file.holds(index):
+            yield addr, index
+
+
+def _ends_the_file(file: File, cached: dict[int, int]) -> bool:
+    """Whether the first cached page is the last of the file.
+
+    Then Linux does not try a huge mapping, so as not to map beyond the end of the file, and it is that attempt which
+    would have installed a page table: without one it maps nothing around. Compare mm/filemap.c:filemap_map_pages(), in
+    which ``can_map_large`` spares shmem.
+    """
+    return file.kind != SHMEM and bool(cached) and not file.holds(min(cached.values()) + 1)
 
 
 def _window(fault: Fault) -> range:
