@@ -178,6 +178,13 @@ class KernelCalls(Protocol):
         """msync(2). With ``MS_ASYNC`` it only walks the VMAs: ENOMEM where the range has a hole."""
         ...
 
+    def mincore(self, addr: int, length: int) -> NDArray[np.uint8]:
+        """mincore(2): for each page 1 where its content is in memory, mapped here or not, else 0.
+
+        Where this process may not write the file that is mapped, Linux says 1 of every page.
+        """
+        ...
+
     # ---- files that back memory ------------------------------------------------------------------
 
     def memfd_create(self, name: str, flags: int) -> int:

@@ -161,6 +161,11 @@ class LinuxCalls:
     def msync(self, addr: int, length: int, flags: int) -> None:
         libc.check(libc.msync(addr, length, flags), "msync")
 
+    def mincore(self, addr: int, length: int) -> NDArray[np.uint8]:
+        vec = np.zeros(-(-length // self.page_size), np.uint8)
+        libc.check(libc.mincore(addr, length, vec.ctypes.data), "mincore")
+        return vec & np.uint8(1)  # the other bits are undefined
+
     # ---- files that back memory ------------------------------------------------------------------
 
     def memfd_create(self, name: str, flags: int) -> int:

@@ -55,6 +55,7 @@ class SmapsVma:
         flags: Two-letter ``VmFlags``: ``um``, ``uw``, ``ui`` say registered for missing, WP, minor faults.
         huge_bytes: ``AnonHugePages`` and ``ShmemPmdMapped`` together.
         locked_bytes: ``Locked``.
+        swap_bytes: ``Swap``; of a shared mapping of shmem what its file has in swap there.
         kernel_page_size: Of a hugetlb mapping the huge page, else the base page.
     """
 
@@ -62,6 +63,7 @@ class SmapsVma:
     flags: frozenset[str]
     huge_bytes: int
     locked_bytes: int
+    swap_bytes: int
     kernel_page_size: int
 
     @property
@@ -95,6 +97,7 @@ def _parse_entry(lines: list[bytes]) -> SmapsVma:
         frozenset(facts.get(b"VmFlags", b"").decode("ascii").split()),
         kib(b"AnonHugePages") + kib(b"ShmemPmdMapped"),
         kib(b"Locked"),
+        kib(b"Swap"),
         kib(b"KernelPageSize"),
     )
 
