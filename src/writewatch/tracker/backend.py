@@ -20,7 +20,7 @@ class Harvest:
     Attributes:
         assumed: Page runs that the backend cannot vouch for and that therefore count as written.
         exact: Whether every page in ``written`` was really written.
-        notices: Sentences that the user has to be told, as ``TrackingLostWarning``.
+        notices: What the user has to be told: sentences as ``TrackingLostWarning``, warnings as what they are.
     """
 
     __slots__ = ("_find", "_written", "assumed", "exact", "notices")
@@ -30,7 +30,7 @@ class Harvest:
         written: Runs | None = None,
         assumed: Runs | None = None,
         exact: bool = True,
-        notices: tuple[str, ...] = (),
+        notices: tuple[str | Warning, ...] = (),
     ) -> None:
         self._written: Runs | None = _NOTHING if written is None else _frozen(written)
         self._find: Callable[[], Runs] | None = None

@@ -42,8 +42,8 @@ _FORKED: Final = (
 )
 _FILES: Final = (
     "{}: only stores of this process through the tracked mapping are seen; writes by other processes, through other "
-    "mappings or by write(2) are not, nor is content that is dropped (MADV_DONTNEED, MADV_REMOVE, truncate, a "
-    "punched hole)"
+    "mappings or by write(2) are not, nor, but in shared memory, is content that is dropped (MADV_DONTNEED, "
+    "MADV_REMOVE, truncate, a punched hole)"
 )
 _RELATIVES: Final = (
     "process {} shares tracked memory (MAP_SHARED): what it writes there is not seen here; memory that nobody shares "

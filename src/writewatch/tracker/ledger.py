@@ -115,7 +115,7 @@ class Ledger:
         self._accounts: list[Account] = []
         self._wanted = no_runs()
         self._in_flight: Runs | None = None
-        self._notices: list[str] = []
+        self._notices: list[str | Warning] = []
         _ledgers.add(self)
 
     # ---- accounts --------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from writewatch.abi.calls import KernelCalls
+from writewatch.abi.calls import KernelCalls, Vma
 from writewatch.abi.mman import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from writewatch.abi.pagemap import CLEAR_REFS_SOFT_DIRTY, PM_SOFT_DIRTY
 from writewatch.kernel.pagemap import Pagemap
@@ -35,6 +35,7 @@ from writewatch.tracker.backend import Harvest, RangeRefusedError
 from writewatch.tracker.own_content import NOTHING, OF_ITS_OWN, content_of, is_ambiguous
 from writewatch.tracker.pageset import PageValues
 from writewatch.tracker.ranges import files_under, huge_granules
+from writewatch.tracker.witness import Witnesses, is_shmem
 
 #: How often the fault count is looked at after clearing, for a moment in which our own thread takes none.
 _LOOKS: Final = 8
@@ -53,12 +54,14 @@ class SoftDirty:
         self._held = PageValues(no_runs(), np.uint8)  # what each tracked page held when it was last looked at
         self._carried = no_runs()  # found written by a harvest that adjust() had to make
         self._assumed = no_runs()
+        self._witnesses = Witnesses(calls, self._pagemap)
+        self._notices: list[str | Warning] = []
 
     def adjust(self, wanted: Runs) -> None:
         """Clear all bits, so that new pages start clean; what the others had is kept for their harvest."""
         before, after = self._held, PageValues(wanted, np.uint8)
         new = difference(wanted, before.pages)
-        self._refuse_unrecorded(new)
+        shared = self._refuse_unrecorded(new)
         kept = self.harvest(before.pages)
         after.take_over(before)
         for first, last, held in after.parts(new):
@@ -66,14 +69,22 @@ class SoftDirty:
         self._carried = intersection(kept.written, wanted)
         self._assumed = intersection(kept.assumed, wanted)
         self._held = after
+        self._witnesses.keep(wanted)
+        self._notices += [*kept.notices, *self._witnesses.add(new, shared)]
 
-    def _refuse_unrecorded(self, new: Runs) -> None:
-        """Linux keeps no soft-dirty bit for hugetlb entries: after one clearing they would look clean for ever."""
-        if not files_under(self._calls, new):
-            return
+    def _refuse_unrecorded(self, new: Runs) -> list[Vma]:
+        """Linux keeps no soft-dirty bit for hugetlb entries: after one clearing they would look clean for ever.
+
+        Returns:
+            Shared mappings of shmem, which want a witness.
+        """
+        files = files_under(self._calls, new)
+        if not files:
+            return []
         for start, end in huge_granules(self._calls, new):
             span = f"[{start * self._page_size:#x}, {end * self._page_size:#x})"
             raise RangeRefusedError(f"{span} is hugetlb memory, which has no soft-dirty bits", (self.name,))
+        return [vma for vma in files if is_shmem(vma)]
 
     def units(self, spans: Runs) -> list[Runs]:
         """Everything that is tracked: the bits are cleared for all or for none."""
@@ -92,12 +103,15 @@ class SoftDirty:
         written = np.concatenate([no_runs(), self._carried, *(changed for changed, _ in looks)])
         self._remember(unit, looks)
         assumed = self._assumed if intact and quiet else unit
+        if self._witnesses.is_any:
+            assumed = union(assumed, self._witnesses.harvest(unit, normalise(written)))
         self._carried = self._assumed = no_runs()
-        return Harvest(normalise(written), assumed, exact=False)
+        notices, self._notices = tuple(self._notices), []
+        return Harvest(normalise(written), assumed, exact=False, notices=notices)
 
     def has_written(self, spans: Runs) -> bool:
         """Reads the bits; clears nothing."""
-        if len(intersection(union(self._carried, self._assumed), spans)):
+        if len(intersection(union(self._carried, self._assumed), spans)) or self._witnesses.lost(spans):
             return True
         unit = self._held.pages
         buffers = [np.zeros(last - first, np.uint64) for first, last in unit.tolist()]
@@ -108,10 +122,12 @@ class SoftDirty:
 
     def abandon(self) -> None:
         """The pagemap is the parent's."""
+        self._witnesses.abandon()
         self._pagemap.close()
 
     def close(self) -> None:
         """Leave the bits as they are: they are nobody's."""
+        self._witnesses.close()
         self._pagemap.close()
         if self._sentinel:
             self._calls.munmap(self._sentinel, self._page_size)

@@ -45,6 +45,7 @@ from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.pages import Runs, clip, difference, intersection, no_runs, normalise, runs_of_mask, union
 from writewatch.tracker.backend import Harvest, RangeRefusedError
 from writewatch.tracker.ranges import files_under, huge_granules, huge_page_sizes
+from writewatch.tracker.witness import Witnesses, is_shmem
 
 _WANTED: Final = (
     UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED
@@ -165,14 +166,16 @@ class UffdSync:
             self._pagemap.close()
             raise
         self._ranges = no_runs()
+        self._witnesses = Witnesses(calls, self._pagemap)
         self._unregistered = no_runs()  # told to the user already
         self._granules: dict[tuple[int, int], int] = {}  # hugetlb VMAs met
-        self._notices: list[str] = []
+        self._notices: list[str | Warning] = []
 
     def adjust(self, wanted: Runs) -> None:
         """Register and protect what is new, unregister what is not wanted any more."""
         added = difference(wanted, self._ranges)
-        granules = huge_granules(self._calls, added) if files_under(self._calls, added) else {}
+        files = files_under(self._calls, added)
+        granules = huge_granules(self._calls, added) if files else {}
         self._populate(added)
         try:
             codes = self._helper.ask(b"R", self._spans(added))
@@ -186,6 +189,9 @@ class UffdSync:
         self._ask(b"U", difference(self._ranges, wanted))
         self._granules.update(granules)
         self._ranges = wanted
+        self._witnesses.keep(wanted)
+        huge = {first * self._page_size for first, _ in granules}
+        self._notices += self._witnesses.add(added, [v for v in files if is_shmem(v) and v.start not in huge])
 
     def _refusal(self, run: list[int], code: int) -> RangeRefusedError:
         span = f"[{run[0] * self._page_size:#x}, {run[1] * self._page_size:#x})"
@@ -211,6 +217,8 @@ class UffdSync:
         refused = written[[bool(code) for code in codes]]
         lost = self._register_again(refused)
         notices, self._notices = tuple(self._notices), []
+        if self._witnesses.is_any:
+            lost = union(lost, self._witnesses.harvest(unit, written))
         return Harvest(difference(written, lost), lost, exact=not self._is_coarse(unit), notices=notices)
 
     def _is_coarse(self, unit: Runs) -> bool:
@@ -247,11 +255,12 @@ class UffdSync:
         self._ask(b"R", self._ranges)
 
     def has_written(self, spans: Runs) -> bool:
-        """Whether a page is unprotected."""
-        return bool(len(self._unprotected(spans)))
+        """Whether a page is unprotected, or was dropped."""
+        return bool(len(self._unprotected(spans))) or self._witnesses.lost(spans)
 
     def abandon(self) -> None:
         """Close our ends; the helper goes on for the parent."""
+        self._witnesses.abandon()
         self._pagemap.close()
         self._helper.let_go()
 
@@ -262,6 +271,7 @@ class UffdSync:
                 self._helper.ask(b"U", self._spans(self._ranges))
             self._helper.close()
         self._ranges = no_runs()
+        self._witnesses.close()
         self._pagemap.close()
 
     # ---- parts -----------------------------------------------------------------------------------

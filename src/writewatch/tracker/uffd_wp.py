@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from writewatch.abi.calls import KernelCalls
+from writewatch.abi.calls import KernelCalls, Vma
 from writewatch.abi.mman import MADV_NOHUGEPAGE, MS_ASYNC
 from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_UNPOPULATED
 from writewatch.kernel.pagemap import Pagemap, PartialScanError, page_runs
@@ -48,6 +48,7 @@ from writewatch.tracker.ranges import (
     max_map_count,
     round_to_granules,
 )
+from writewatch.tracker.witness import Witnesses, is_shmem
 
 #: The documented hint that a page is not populated costs nothing more: WP_ASYNC implies it.
 _FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
@@ -95,18 +96,20 @@ class UffdWp:
         self._granules: dict[tuple[int, int], int] = {}  # hugetlb VMAs met: page run -> pages of a huge page
         self._private = no_runs()  # wanted pages in private mappings of files or of hugetlb
         self._own = PageValues(no_runs(), np.uint8)  # what each of them held when last looked at
+        self._witnesses = Witnesses(calls, self._pagemap)  # of wanted pages in shared memory
         self._hot = HotChunks(calls.huge_page_size // calls.page_size)
         self._n_harvests = 0
         self._plain: tuple[
             int, ...
         ] = ()  # first and last page of the only range; empty unless a harvest may be plain
-        self._notices: list[str] = []  # for the next harvest to hand over
+        self._notices: list[str | Warning] = []  # for the next harvest to hand over
 
     # ---- which pages -----------------------------------------------------------------------------
 
     def adjust(self, wanted: Runs) -> None:
         """Register what is new and protect it; unregister what is not wanted any more."""
-        self._learn_mappings(difference(wanted, self._ranges))
+        added = difference(wanted, self._ranges)
+        shared = self._learn_mappings(added)
         closed = close_gaps(wanted, self._calls)
         self._leave_mappings(difference(closed, self._ranges))
         try:
@@ -116,6 +119,8 @@ class UffdWp:
                 raise
             self._adjust(wanted)  # perhaps only a gap was refused: memory that somebody else has registered
         self._remember_own_content(wanted)
+        self._witnesses.keep(wanted)
+        self._notices += self._witnesses.add(added, shared)
         self._wanted = wanted
         self._note_whether_plain()
 
@@ -131,14 +136,20 @@ class UffdWp:
                 (self.name,),
             )
 
-    def _learn_mappings(self, new: Runs) -> None:
-        """Find hugetlb mappings, whose pages are registered whole, and private mappings of files."""
+    def _learn_mappings(self, new: Runs) -> list[Vma]:
+        """Find hugetlb mappings, whose pages are registered whole, and private mappings of files.
+
+        Returns:
+            Shared mappings of shmem, which want a witness.
+        """
         files = files_under(self._calls, new)
         if files:
             self._granules.update(huge_granules(self._calls, new))
         private = [(vma.start, vma.end) for vma in files if not vma.is_shared]
         runs = np.array(private, np.int64).reshape(-1, 2) // self._page_size
         self._private = union(self._private, normalise(runs))
+        huge = {first * self._page_size for first, _ in self._granules}
+        return [vma for vma in files if is_shmem(vma) and vma.start not in huge]
 
     def _adjust(self, wanted: Runs) -> None:
         target = round_to_granules(wanted, self._granules)
@@ -253,7 +264,8 @@ class UffdWp:
 
     def _note_whether_plain(self) -> None:
         """Whether the next harvest may be plain. While it is, one in a few still looks for hot chunks."""
-        special = len(self._lost) or len(self._private) or self._granules or self._hot.is_watching
+        special = bool(len(self._lost) or len(self._private) or self._granules or self._hot.is_watching)
+        special = special or self._witnesses.is_any or bool(self._notices)
         self._plain = () if special or len(self._ranges) != 1 else tuple(self._ranges[0].tolist())
 
     def _answer(self, unit: Runs, written: Runs, assumed: Runs) -> Harvest:
@@ -261,6 +273,8 @@ class UffdWp:
         notices, self._notices = tuple(self._notices), []
         if len(self._private):
             assumed = union(assumed, self._dropped(unit, keep=False))
+        if self._witnesses.is_any:
+            assumed = union(assumed, self._witnesses.harvest(unit, written))
         return Harvest(written, assumed, exact=not self._is_coarse(unit), notices=notices)
 
     def _dropped(self, spans: Runs, *, keep: bool) -> Runs:
@@ -305,6 +319,8 @@ class UffdWp:
     def has_written(self, spans: Runs) -> bool:
         """Stops at the first written page."""
         if self._is_assumed(spans) or (len(self._private) and len(self._dropped(spans, keep=True))):
+            return True
+        if self._witnesses.is_any and self._witnesses.lost(spans):
             return True
         return any(
             self._range_has_written(first, last, spans)
@@ -395,13 +411,23 @@ class UffdWp:
                 run = np.array([[first, last]], np.int64)
                 self._lost = difference(self._lost, run)
                 self._hot.forget(run)
+        self._witness_anew(difference(lost, self._lost))
         return lost
+
+    def _witness_anew(self, replaced: Runs) -> None:
+        """What is mapped there now may be other shared memory than before, or no longer shared."""
+        if not len(replaced):
+            return
+        shared = [vma for vma in files_under(self._calls, replaced) if is_shmem(vma)]
+        if shared or self._witnesses.is_any:
+            self._notices += self._witnesses.replace(replaced, shared)
 
     # ---- end -------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
         """Close both descriptors: they act on the parent's memory, so nothing is unregistered."""
         self._ranges = self._lost = no_runs()
+        self._witnesses.abandon()
         self._uffd.close()
         self._pagemap.close()
 
@@ -410,6 +436,7 @@ class UffdWp:
         if not self._uffd.closed:
             self._remove(self._ranges.tolist())
         self._ranges = self._lost = no_runs()
+        self._witnesses.close()
         self._uffd.close()
         self._pagemap.close()
 
