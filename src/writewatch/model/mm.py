@@ -118,7 +118,13 @@ class Mm:
         if entry & p.SWAP:
             self.machine.swap.free(p.number(entry))
         elif entry & p.PRESENT and not entry & p.ZERO:
-            self.machine.frames.unmap(p.number(entry), self.machine.pages_per_huge if entry & p.HUGE else 1)
+            frames, first = self.machine.frames, p.number(entry)
+            n = self.machine.pages_per_huge if entry & p.HUGE else 1
+            if entry & p.DIRTY:
+                # Compare mm/rmap.c:try_to_unmap_one(): the folio learns what its entry knew. MADV_POPULATE_WRITE makes
+                # a page dirty that nobody stored to, and then it is swapped out and not dropped.
+                frames.dirty[first : first + n] = True
+            frames.unmap(first, n)
 
     def is_anon_page(self, entry: int) -> bool:
         """PageAnon() of what a present entry maps; False for the zero page."""

@@ -1,0 +1,32 @@
+"""What reclaim keeps of shared memory: a page that was only read is dropped, a dirty one goes to swap."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance import kinds
+from tests.conformance.actions import MISSING, Area, Place
+from tests.conformance.world import MemorySignal
+from writewatch.abi import mman
+from writewatch.abi import userfaultfd as uf
+
+
+def _reclaimed(place: Place, *, populated: bool) -> Area:
+    """A reclaimed page of shared memory that was read, and perhaps made dirty without a store. Missing is SIGBUS."""
+    area = kinds.anon_shared(place, 1)
+    area.read(0)
+    if populated:
+        area.advise(mman.MADV_POPULATE_WRITE)
+    area.page_out()
+    place.context(uf.UFFD_FEATURE_SIGBUS).register(area, MISSING)
+    return area
+
+
+def test_page_that_was_only_read_is_missing_afterwards(place: Place) -> None:
+    area = _reclaimed(place, populated=False)
+    with pytest.raises(MemorySignal):
+        area.read(0)
+
+
+def test_page_that_was_populated_for_writing_is_there_afterwards(place: Place) -> None:
+    assert _reclaimed(place, populated=True).read(0) == 0
