@@ -38,7 +38,7 @@ from writewatch.abi.mman import (
     PROT_WRITE,
 )
 from writewatch.kernel.default import default_calls
-from writewatch.tracker.select import BACKENDS, known
+from writewatch.tracker.select import BACKENDS, known, lacking
 
 PAGE = mmap.PAGESIZE
 N_WRITERS = 4
@@ -308,8 +308,7 @@ def _for_at_least(seconds: float, n_writes: float) -> Callable[[Soak], bool]:
 
 
 def _works(backend: str) -> bool:
-    needs = BACKENDS[backend][1]
-    return needs is None or known(default_calls()).works(needs)
+    return lacking(backend, known(default_calls())) is None
 
 
 if __name__ == "__main__":

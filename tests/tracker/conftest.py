@@ -41,8 +41,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     choice = next(choice for choice in ranking(ww.capabilities()) if choice.name == name)
     if not choice.works:
         pytest.skip(f"{name}: {choice.why}")
-    if name == "uffd-wp-sync":
-        skip_without("kernel_faults")  # a write by read(2) would be EFAULT otherwise
     return name
 
 

@@ -16,7 +16,7 @@ import writewatch as ww
 from writewatch.abi.calls import KernelCalls
 from writewatch.abi.mman import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from writewatch.kernel.default import default_calls
-from writewatch.tracker.select import BACKENDS, known
+from writewatch.tracker.select import BACKENDS, known, lacking
 
 #: Every backend on the running kernel; on the model those that do not need a process of their own.
 PLACES = [("linux", name) for name in BACKENDS] + [
@@ -37,10 +37,9 @@ def calls_of(kernel: str) -> KernelCalls:
 
 def require(calls: KernelCalls, backend: str) -> None:
     """Skip, by name and with the reason, where a backend does not work."""
-    needs = BACKENDS[backend][1]
-    if needs is not None and not known(calls).works(needs):
-        item = known(calls)[needs]
-        pytest.skip(f"{backend} needs {needs}: {item.detail}")
+    item = lacking(backend, known(calls))
+    if item is not None:
+        pytest.skip(f"{backend} needs {item.name}: {item.detail}")
 
 
 class Memory:

@@ -13,7 +13,7 @@ from writewatch.kernel.default import HIDE_VARIABLE, default_calls
 from writewatch.kernel.hiding import hide
 from writewatch.tracker.select import BACKENDS, known, ranking
 
-NEEDED = sorted({needs for _, needs in BACKENDS.values() if needs})
+NEEDED = sorted({need for _, needs in BACKENDS.values() for need in needs})
 
 
 def machine(*working: str) -> ww.Capabilities:
@@ -31,6 +31,11 @@ def without(*names: str) -> Any:
     return hide(default_calls(), frozenset(names))
 
 
+@pytest.fixture
+def table(page_size: int) -> Any:
+    return ww.allocate((10, page_size), "u1")
+
+
 # ---- ranking -------------------------------------------------------------------------------------
 
 
@@ -46,11 +51,31 @@ def test_a_backend_works_when_what_it_needs_does(name: str) -> None:
     needs = BACKENDS[name][1]
     for working in ([], NEEDED):
         choice = next(one for one in ranking(machine(*working)) if one.name == name)
-        assert choice.works == (needs is None or needs in working)
+        assert choice.works == (not needs or bool(working))
         if choice.works:
             assert choice.why
         else:
             assert choice.why == "not seen; use another kernel"
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_does_not_work_when_one_thing_is_lacking(name: str) -> None:
+    needs = BACKENDS[name][1]
+    for lacking in needs:
+        working = [one for one in NEEDED if one != lacking]
+        choice = next(one for one in ranking(machine(*working)) if one.name == name)
+        assert not choice.works
+
+
+@pytest.mark.kernel("uffd_wp_sync")
+def test_faults_are_not_answered_by_a_helper_that_may_not_answer_those_of_the_kernel(table: Any) -> None:
+    calls = without("kernel_faults")
+    choice = next(one for one in ranking(known(calls)) if one.name == "uffd-wp-sync")
+    assert not choice.works
+    assert choice.why.startswith(known(calls)["kernel_faults"].detail)
+    with pytest.raises(ww.KernelUnsupportedError) as caught:
+        ww.track(table, backend="uffd-wp-sync", calls=calls)
+    assert caught.value.missing == ("kernel_faults",)
 
 
 def test_a_backend_that_needs_nothing_is_always_there() -> None:
@@ -58,11 +83,6 @@ def test_a_backend_that_needs_nothing_is_always_there() -> None:
 
 
 # ---- choosing ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def table(page_size: int) -> Any:
-    return ww.allocate((10, page_size), "u1")
 
 
 def test_auto_takes_the_first_that_works_and_says_why_not_the_better_ones(table: Any) -> None:

@@ -13,7 +13,7 @@ import writewatch as ww
 from writewatch.kernel.default import default_calls
 from writewatch.tracker.uffd_sync import HelperGoneError, UffdSync
 
-pytestmark = [pytest.mark.kernel("uffd_wp_sync"), pytest.mark.kernel("kernel_faults")]
+pytestmark = pytest.mark.kernel("uffd_wp_sync", "kernel_faults")
 
 
 @pytest.fixture

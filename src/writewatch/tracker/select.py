@@ -15,7 +15,7 @@ from typing import Final
 from writewatch.abi.calls import KernelCalls
 from writewatch.errors import KernelUnsupportedError, UsageError
 from writewatch.kernel.default import default_calls
-from writewatch.kernel.probe import Capabilities, capabilities
+from writewatch.kernel.probe import Capabilities, Capability, capabilities
 from writewatch.tracker import ledger as ledgers
 from writewatch.tracker.backend import Backend
 from writewatch.tracker.content_hash import ContentHash
@@ -37,13 +37,14 @@ def _uffd_sync(calls: KernelCalls) -> Backend:
     return UffdSync(calls)
 
 
-#: Name -> how to make it, and the capability that it stands on; None for what always works. Best first.
-BACKENDS: Final[dict[str, tuple[Callable[[KernelCalls], Backend], str | None]]] = {
-    "uffd-wp": (_uffd_wp, "uffd_wp_async"),
-    "soft-dirty": (SoftDirty, "soft_dirty"),
-    "content-hash": (ContentHash, None),
-    "uffd-wp-sync": (_uffd_sync, "uffd_wp_sync"),
-    "every-page": (lambda _: EveryPage(), None),
+#: Name -> how to make it, and the capabilities that it stands on. Best first.
+BACKENDS: Final[dict[str, tuple[Callable[[KernelCalls], Backend], tuple[str, ...]]]] = {
+    "uffd-wp": (_uffd_wp, ("uffd_wp_async",)),
+    "soft-dirty": (SoftDirty, ("soft_dirty",)),
+    "content-hash": (ContentHash, ()),
+    # Without the right to kernel faults, read(2) into protected memory would be EFAULT.
+    "uffd-wp-sync": (_uffd_sync, ("uffd_wp_sync", "kernel_faults")),
+    "every-page": (lambda _: EveryPage(), ()),
 }
 
 
@@ -92,16 +93,20 @@ def known(calls: KernelCalls) -> Capabilities:
 
 def ranking(found: Capabilities) -> tuple[BackendChoice, ...]:
     """Every backend, best first, with what the capabilities say of it."""
-    return tuple(_judge(name, needs, found) for name, (_, needs) in BACKENDS.items())
+    return tuple(_judge(name, found) for name in BACKENDS)
 
 
-def _judge(name: str, needs: str | None, found: Capabilities) -> BackendChoice:
-    if needs is None:
-        return BackendChoice(name, True, "needs nothing from the kernel")
-    item = found[needs]
-    if item.works:
-        return BackendChoice(name, True, item.detail)
-    return BackendChoice(name, False, f"{item.detail}; {item.mend}" if item.mend else item.detail)
+def lacking(name: str, found: Capabilities) -> Capability | None:
+    """The first capability that a backend needs and that does not work; None when it can be used."""
+    return next((found[need] for need in BACKENDS[name][1] if not found.works(need)), None)
+
+
+def _judge(name: str, found: Capabilities) -> BackendChoice:
+    lacks = lacking(name, found)
+    if lacks is not None:
+        return BackendChoice(name, False, f"{lacks.detail}; {lacks.mend}" if lacks.mend else lacks.detail)
+    seen = "; ".join(found[need].detail for need in BACKENDS[name][1])
+    return BackendChoice(name, True, seen or "needs nothing from the kernel")
 
 
 def open_best(name: str, calls: KernelCalls, account: ledgers.Account) -> Chosen:
@@ -130,10 +135,10 @@ def open_best(name: str, calls: KernelCalls, account: ledgers.Account) -> Chosen
 def _open_named(name: str, calls: KernelCalls, account: ledgers.Account) -> Chosen:
     if name not in BACKENDS:
         raise UsageError(f"no backend {name!r}; choose auto, {', '.join(BACKENDS)}")
-    needs = BACKENDS[name][1]
-    choice = _judge(name, needs, known(calls)) if needs else BackendChoice(name, True, "")
-    if not choice.works:
-        raise KernelUnsupportedError(f"{name} does not work here: {choice.why}", (needs or name,))
+    lacks = lacking(name, known(calls)) if BACKENDS[name][1] else None
+    if lacks is not None:
+        why = _judge(name, known(calls)).why
+        raise KernelUnsupportedError(f"{name} does not work here: {why}", (lacks.name,))
     return _open(name, calls, account, f"{name}: asked for by name")
 
 
