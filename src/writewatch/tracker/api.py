@@ -373,6 +373,12 @@ def track(
     Returns:
         A tracker, armed: what was written before is not reported, what is written after is.
 
+    Costs:
+        With uffd-wp a page-table entry for every page, also of memory that was reserved and never touched: 2 KiB for
+        each MiB, 2 GiB for a reserve of 1 TiB. Shared memory that has content takes as much once more. With
+        content-hash each collect reads everything by process_vm_readv(2), which gives this process copies
+        of its own of pages that it shares with a forked child.
+
     Raises:
         UsageError: A buffer cannot be tracked (read-only, holds references, not memory), a pinned one is not
             inside them, or there is no backend of that name.

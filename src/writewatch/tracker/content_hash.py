@@ -5,6 +5,16 @@ moment of the harvest; a write that lands after that moment changes the digest f
 run on meanwhile. It reads all of the memory every time, at the speed of the hash, and reads it through
 the kernel: a page that cannot be read then counts as changed, where a load would end the process.
 
+It compares moments. Content that goes from A to B and back to A between two harvests is reported by neither, which
+is true of the memory but not of a copy that was taken meanwhile: a page is hashed while it holds A, is
+overwritten with B before its reader copies it, and holds A again when it is hashed next. The copy has B and is
+never corrected. Every other backend sees the two stores. So here writers have to rest from a collect until
+what it reported was copied, where old content may come back.
+
+Reading costs page tables too. ``process_vm_readv(2)`` faults for reading what was never touched (the zero page is
+mapped there), and pins what it reads as if for a device: a page that is shared with a forked child, copy on write,
+is copied although nobody wrote it.
+
 The digest is 64 bits of BLAKE2b, or of XXH3 where the package ``xxhash`` is installed, which is ten times
 faster: two contents of one page are mistaken for each other once in 2**64 changes. Eight bytes a page are
 0.2 % of the tracked memory.

@@ -217,7 +217,7 @@ class _Mapping:
                 self._calls.madvise(at, length, MADV_POPULATE_READ)
 
     def _cached(self, pages: Runs) -> Runs:
-        """What of some pages is in memory. A page that is not costs mincore(2) the most, so few are asked one by one."""
+        """What of some pages is in memory. One that is not costs mincore(2) the most, so few are asked one by one."""
         hull = np.array([[pages[0, 0], pages[-1, 1]]], np.int64)
         asked = pages if len(pages) * _PAGES_PER_CALL < total(hull) else hull
         found = [no_runs()]
