@@ -122,8 +122,8 @@ MUTATIONS: dict[str, _Patch] = {
     ),
     "the bit survives mremap": _replace(
         mremap,
-        "_move_page_tables",
-        lambda right: lambda mm, vma, request, drop: right(mm, vma, request, drop=False),
+        "move_page_tables",
+        lambda right: lambda mm, vma, start, end, to, drop: right(mm, vma, start, end, to, drop=False),
     ),
     "mprotect clears the bit": _replace(mmap, "change_protection", _mprotect_unprotects),
     "a split forgets the bit": _replace(huge, "_split_anonymous", _splits_without_the_bit),

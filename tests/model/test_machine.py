@@ -16,7 +16,7 @@ from writewatch.model.check import check
 from writewatch.model.cost import METHODS, Work, compare, work_of
 from writewatch.model.frames import ANON, Frames
 from writewatch.model.machine import Settings
-from writewatch.model.page_table import PteTable
+from writewatch.model.pte_table import PteTable
 from writewatch.model.signals import NeverReturns
 
 LARGE_PAGES = Settings(page_size=65536)

@@ -14,7 +14,7 @@ from writewatch.model import pte as p
 from writewatch.model.frames import ANON
 from writewatch.model.huge import thp_allowed
 from writewatch.model.mm import Mm
-from writewatch.model.page_table import Entries, PteTable
+from writewatch.model.pte_table import Entries, PteTable
 from writewatch.model.vma import VM_UFFD_MISSING, VM_WRITE, Vma
 
 _PROTECTED_MARKER = np.uint64(p.UFFD_WP_MARKER)

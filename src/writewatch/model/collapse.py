@@ -12,7 +12,7 @@ from writewatch.model import pte as p
 from writewatch.model.files import File
 from writewatch.model.frames import ANON, CACHE
 from writewatch.model.mm import Mm, failure, wants_writenotify
-from writewatch.model.page_table import PteTable
+from writewatch.model.pte_table import PteTable
 from writewatch.model.vma import VM_NOHUGEPAGE, VM_PFNMAP, VM_SHARED, VM_UFFD, VM_UFFD_MISSING, VM_WRITE, Vma
 from writewatch.model.zap import TRUNCATE, unmap_file_range
 

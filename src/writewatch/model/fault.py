@@ -35,7 +35,7 @@ from writewatch.model.fault_wp import do_wp_page, wp_huge_pmd
 from writewatch.model.huge import thp_allowed
 from writewatch.model.migrate import finish_migration
 from writewatch.model.mm import Mm
-from writewatch.model.page_table import PteTable
+from writewatch.model.pte_table import PteTable
 from writewatch.model.signals import SEGV_ACCERR, SEGV_MAPERR, Segfault
 from writewatch.model.vma import VM_EXEC, VM_READ, VM_WRITE, Vma
 from writewatch.model.vmf import Fault

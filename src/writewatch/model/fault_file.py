@@ -130,7 +130,8 @@ def _fault_around(fault: Fault, file: File) -> bool:
 
 
 def _cached(fault: Fault, file: File) -> Iterator[tuple[int, int]]:
-    """Address and index of each page of the window that can be mapped without waiting. Compare next_uptodate_folio()."""
+    """Address and index of each page of the window that can be mapped without waiting."""
+    # Compare mm/filemap.c:next_uptodate_folio().
     for addr in _window(fault):
         index = fault.vma.file_index(addr, fault.mm.machine.page_shift)
         if index in file.pages and index not in file.reclaiming and file.holds(index):

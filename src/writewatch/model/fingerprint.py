@@ -21,8 +21,8 @@ from writewatch.model import pte as p
 from writewatch.model.files import File
 from writewatch.model.machine import Machine
 from writewatch.model.mm import Mm
-from writewatch.model.page_table import PteTable
 from writewatch.model.process import Process
+from writewatch.model.pte_table import PteTable
 from writewatch.model.uffd import Context
 from writewatch.model.vma import Vma
 from writewatch.model.waits import Wait

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from writewatch.model import pte as p
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm
-from writewatch.model.page_table import PteTable
+from writewatch.model.pte_table import PteTable
 from writewatch.model.vma import VM_LOCKED
 
 

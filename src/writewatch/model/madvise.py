@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from writewatch.abi import mman
-from writewatch.abi.userfaultfd import UFFD_EVENT_REMOVE, UFFD_FEATURE_EVENT_REMOVE, UffdMsg
-from writewatch.model import pte as p
 from writewatch.model.collapse import collapse
-from writewatch.model.folio import split_folio
+from writewatch.model.drop_advice import dontneed, free, remove
 from writewatch.model.guard import guard_install, guard_remove
 from writewatch.model.huge import split_vma
 from writewatch.model.mm import Mm, failure
 from writewatch.model.populate import populate_range
-from writewatch.model.reclaim import page_out, read_ahead, split_cut_leaves, split_parts
-from writewatch.model.uffd import send_event
+from writewatch.model.reclaim import page_out, read_ahead, split_cut_leaves
 from writewatch.model.vma import (
     VM_DONTCOPY,
     VM_DONTEXPAND,
@@ -27,7 +24,6 @@ from writewatch.model.vma import (
     VM_HUGEPAGE,
     VM_HUGETLB,
     VM_LOCKED,
-    VM_MAYWRITE,
     VM_MERGEABLE,
     VM_NOHUGEPAGE,
     VM_PFNMAP,
@@ -38,7 +34,6 @@ from writewatch.model.vma import (
     Vma,
 )
 from writewatch.model.waits import Steps
-from writewatch.model.zap import DONTNEED, PUNCH_HOLE, TRUNCATE, remove_file_range, zap_range
 
 _CALL = "madvise"
 _Handler: TypeAlias = Callable[[Mm, Vma, int, int], Steps[None]]
@@ -136,95 +131,6 @@ def _check_flag_change(vma: Vma, advice: int) -> None:
         raise failure(errno.EINVAL, _CALL)
 
 
-# ---- dropping ------------------------------------------------------------------------------------
-
-
-def _tell_removed(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
-    """EVENT_REMOVE, before anything is dropped."""
-    # Compare fs/userfaultfd.c:userfaultfd_remove(). The mmap lock is dropped meanwhile.
-    context = vma.context
-    if context is None or not context.has(UFFD_FEATURE_EVENT_REMOVE):
-        return
-    context.mmap_changing += 1
-    message = UffdMsg(event=UFFD_EVENT_REMOVE)
-    message.arg.remove.start, message.arg.remove.end = start, end
-    yield from send_event(context, message)
-
-
-def _droppable_end(mm: Mm, vma: Vma, start: int, end: int, *, hugetlb: bool) -> int:
-    # Compare mm/madvise.c:madvise_dontneed_free_valid_vma().
-    if not vma.is_hugetlb:
-        if vma.flags & (VM_LOCKED | VM_PFNMAP):
-            raise failure(errno.EINVAL, _CALL)
-        return end
-    size = mm.machine.huge_page_size
-    if not hugetlb or start % size:
-        raise failure(errno.EINVAL, _CALL)
-    return end & -size
-
-
-def _dontneed(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
-    end = _droppable_end(mm, vma, start, end, hugetlb=True)
-    if start == end:
-        return
-    yield from _tell_removed(mm, vma, start, end)
-    found = mm.vmas.find(start)
-    if found is None:
-        raise failure(errno.ENOMEM, _CALL)
-    zap_range(mm, found, start, min(end, found.end), DONTNEED)
-
-
-def _free(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
-    """Content may be dropped when memory is short: present pages stay, and keep their bit."""
-    # Compare mm/madvise.c:madvise_free_single_vma().
-    end = _droppable_end(mm, vma, start, end, hugetlb=False)
-    yield from _tell_removed(mm, vma, start, end)
-    found = mm.vmas.find(start)
-    if found is None:
-        raise failure(errno.ENOMEM, _CALL)
-    if not found.is_anonymous:
-        raise failure(errno.EINVAL, _CALL)
-    for low, high, entry in list(mm.table.walk(start, min(end, found.end))):
-        if isinstance(entry, int):
-            _free_leaf(mm, low, high, entry)
-    split_parts(mm, start, min(end, found.end))
-    for addr, pte in mm.table.ptes(start, min(end, found.end)):
-        if pte & p.SWAP or pte & p.POISON:
-            mm.table.set_pte(addr, p.EMPTY)
-            mm.forget(pte)
-        elif pte & p.PRESENT and not pte & p.ZERO and mm.machine.frames.mapcount[p.number(pte)] == 1:
-            mm.machine.frames.lazy[p.number(pte)] = True
-            mm.set_pte(addr, pte & ~(p.DIRTY | p.ACCESSED))
-
-
-def _free_leaf(mm: Mm, low: int, high: int, leaf: int) -> None:
-    # Compare mm/huge_memory.c:madvise_free_huge_pmd().
-    pfn, n = p.number(leaf), mm.machine.pages_per_huge
-    if leaf & p.ZERO or (mm.machine.frames.mapcount[pfn : pfn + n] != 1).any():
-        return
-    if high - low != mm.machine.huge_page_size:
-        split_folio(mm, pfn)
-        return
-    mm.machine.frames.lazy[pfn : pfn + n] = True
-    mm.table.set_leaf(low, leaf & ~(p.DIRTY | p.ACCESSED))
-
-
-def _remove(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
-    """Punch a hole into the file that is mapped."""
-    # Compare mm/madvise.c:madvise_remove().
-    file = vma.file
-    if vma.flags & VM_LOCKED or file is None:
-        raise failure(errno.EINVAL, _CALL)
-    if not (vma.flags & VM_SHARED and vma.flags & VM_MAYWRITE):
-        raise failure(errno.EACCES, _CALL)
-    offset = vma.file_index(start, mm.machine.page_shift) << mm.machine.page_shift
-    yield from _tell_removed(mm, vma, start, end)
-    # Only whole pages of the file go; the cut ones are zeroed, and the range is page-aligned already.
-    first, last = -(-offset // file.unit), (offset + end - start) // file.unit
-    if first < last:
-        remove_file_range(mm.machine, file, first, last, TRUNCATE if vma.is_hugetlb else PUNCH_HOLE)
-
-
 # ---- residency -----------------------------------------------------------------------------------
 
 
@@ -257,9 +163,9 @@ def _collapse(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
 
 
 _HANDLERS: dict[int, _Handler] = {
-    mman.MADV_DONTNEED: _dontneed,
-    mman.MADV_FREE: _free,
-    mman.MADV_REMOVE: _remove,
+    mman.MADV_DONTNEED: dontneed,
+    mman.MADV_FREE: free,
+    mman.MADV_REMOVE: remove,
     mman.MADV_COLD: _cold,
     mman.MADV_PAGEOUT: _pageout,
     mman.MADV_WILLNEED: _willneed,

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 
 from writewatch.abi import mman
 from writewatch.abi.userfaultfd import UFFD_EVENT_REMAP, UFFD_FEATURE_EVENT_REMAP, UffdMsg
-from writewatch.model import pte as p
-from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import TASK_SIZE, Mm, failure
+from writewatch.model.move_tables import move_page_tables
 from writewatch.model.munmap import tell_unmapped, unmap_region
-from writewatch.model.page_table import PteTable
 from writewatch.model.uffd import Context, send_event
 from writewatch.model.vma import (
     VM_DONTEXPAND,
@@ -199,7 +197,8 @@ def _move(mm: Mm, vma: Vma, request: _Request) -> int:
     source, target = mm.vmas.find(request.addr), mm.vmas.find(request.to)
     assert source is not None
     assert target is not None
-    _move_page_tables(mm, source, request, drop=context is not None and not follows)
+    drop = context is not None and not follows
+    move_page_tables(mm, source, request.addr, request.addr + request.old, request.to, drop=drop)
     if follows and context is not None:
         context.mmap_changing += 1
         request.moved = context
@@ -226,60 +225,3 @@ def _leave(mm: Mm, vma: Vma, request: _Request, old_end: int) -> list[tuple[Cont
     told = unmap_region(mm, request.addr, old_end)
     vma.reserved = shared
     return told
-
-
-# ---- the entries ---------------------------------------------------------------------------------
-
-
-def _move_page_tables(mm: Mm, vma: Vma, request: _Request, *, drop: bool) -> None:
-    """Move every entry; with ``drop`` without its uffd-wp bit, and markers not at all."""
-    # Since Linux kernel commit 0cef0bb836e3 ("mm: clear uffd-wp PTE/PMD state on mremap()") (in v6.13).
-    # Before that, the bits survived in memory that was not registered any more.
-    distance = request.to - request.addr
-    for low, high, entry in list(mm.table.walk(request.addr, request.addr + request.old)):
-        if entry is None:
-            continue
-        if isinstance(entry, int):
-            if _move_leaf(mm, low, high, low + distance, entry, drop=drop):
-                continue
-            split_huge_pmd(mm, vma, low)
-        elif not drop and _move_table(mm, low, high, low + distance, entry):
-            continue
-        for to, _ in mm.table.steps(low + distance, high + distance):
-            mm.table.table(to)
-        for addr, pte in mm.table.ptes(low, high):
-            mm.table.set_pte(addr, p.EMPTY)
-            _put_moved(mm, addr + distance, pte, drop=drop)
-
-
-def _move_leaf(mm: Mm, low: int, high: int, to: int, leaf: int, *, drop: bool) -> bool:
-    # Compare mm/huge_memory.c:move_huge_pmd(), mm/hugetlb.c:move_hugetlb_page_tables().
-    size = mm.machine.huge_page_size
-    if high - low != size or to % size or mm.table.pmd(to) is not None:
-        return False
-    mm.table.clear(low)
-    if drop:
-        leaf = p.EMPTY if leaf == p.UFFD_WP_MARKER else leaf & ~p.UFFD_WP
-    if leaf:
-        mm.table.set_leaf(to, leaf)
-    return True
-
-
-def _move_table(mm: Mm, low: int, high: int, to: int, table: PteTable) -> bool:
-    # Compare mm/mremap.c:move_normal_pmd(): 512 entries change hands as one.
-    size = mm.machine.huge_page_size
-    if high - low != size or to % size or mm.table.pmd(to) is not None or mm.machine.settings.soft_dirty:
-        return False
-    mm.table.clear(low)
-    mm.table.adopt(to, table)
-    return True
-
-
-def _put_moved(mm: Mm, to: int, pte: int, *, drop: bool) -> None:
-    if drop and pte == p.UFFD_WP_MARKER:
-        return
-    if drop:
-        pte &= ~p.UFFD_WP
-    if mm.machine.settings.soft_dirty and not pte & p.MARKER:
-        pte |= p.SOFT_DIRTY
-    mm.table.set_pte(to, pte)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from writewatch.abi import pagemap as abi
 from writewatch.model import pte as p
 from writewatch.model.mm import TASK_SIZE, Mm
-from writewatch.model.page_table import PteTable
+from writewatch.model.pte_table import PteTable
 from writewatch.model.vma import VM_PFNMAP, VM_SOFTDIRTY, Vma
 
 #: What the swap type and offset of a marker show: type 31, and the payload as offset.

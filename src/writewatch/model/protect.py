@@ -26,7 +26,7 @@ from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_UNPOPULATED
 from writewatch.model import pte as p
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm, wants_writenotify
-from writewatch.model.page_table import Entries, PteTable
+from writewatch.model.pte_table import Entries, PteTable
 from writewatch.model.vma import VM_SHARED, VM_UFFD_WP, VM_WRITE, Vma
 
 

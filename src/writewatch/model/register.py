@@ -1,4 +1,4 @@
-"""UFFDIO_API, REGISTER, UNREGISTER, WAKE and WRITEPROTECT, and what closing a descriptor undoes.
+"""UFFDIO_REGISTER, UNREGISTER, WAKE and WRITEPROTECT, and what closing a descriptor undoes.
 
 Every function checks in Linux's order and raises ``OSError``; structures are left as Linux leaves them.
 
@@ -7,11 +7,10 @@ Truth: fs/userfaultfd.c.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 
 from writewatch.abi import userfaultfd as abi
-from writewatch.abi.ioctl import ioctl_number
+from writewatch.model.handshake import bits
 from writewatch.model.huge import split_vma
 from writewatch.model.mm import TASK_SIZE, Mm, failure
 from writewatch.model.protect import uffd_wp_range
@@ -28,15 +27,7 @@ from writewatch.model.vma import (
     Vma,
 )
 
-ALL_FEATURES = sum(feature.bit for feature in abi.FEATURES)
-
-
-def _bits(*requests: int) -> int:
-    return sum(1 << ioctl_number(request) for request in requests)
-
-
-API_IOCTLS = _bits(abi.UFFDIO_API, abi.UFFDIO_REGISTER, abi.UFFDIO_UNREGISTER)
-_RANGE_IOCTLS = _bits(
+_RANGE_IOCTLS = bits(
     abi.UFFDIO_WAKE, abi.UFFDIO_COPY, abi.UFFDIO_ZEROPAGE, abi.UFFDIO_MOVE, abi.UFFDIO_POISON
 )
 _VM_FLAGS = {
@@ -44,31 +35,6 @@ _VM_FLAGS = {
     abi.UFFDIO_REGISTER_MODE_WP: VM_UFFD_WP,
     abi.UFFDIO_REGISTER_MODE_MINOR: VM_UFFD_MINOR,
 }
-
-
-def api(context: Context, argument: abi.UffdioApi, *, privileged: bool) -> None:
-    """The handshake. A failure zeroes the structure and leaves the context as it was."""
-    try:
-        _check_api(context, argument, privileged=privileged)
-    except OSError:
-        ctypes.memset(ctypes.byref(argument), 0, ctypes.sizeof(argument))
-        raise
-    wanted = int(argument.features)
-    if wanted & abi.UFFD_FEATURE_WP_ASYNC:
-        # Without markers, a first touch of unpopulated memory would go unseen.
-        wanted |= abi.UFFD_FEATURE_WP_UNPOPULATED
-    context.features = wanted
-    argument.features = ALL_FEATURES
-    argument.ioctls = API_IOCTLS
-
-
-def _check_api(context: Context, argument: abi.UffdioApi, *, privileged: bool) -> None:
-    if argument.api != abi.UFFD_API:
-        raise failure(errno.EINVAL, "UFFDIO_API")
-    if argument.features & abi.UFFD_FEATURE_EVENT_FORK and not privileged:
-        raise failure(errno.EPERM, "UFFDIO_API")
-    if argument.features & ~ALL_FEATURES or context.features is not None:
-        raise failure(errno.EINVAL, "UFFDIO_API")
 
 
 def check_range(mm: Mm, start: int, length: int, call: str) -> None:
@@ -155,11 +121,11 @@ def _set_registration(mm: Mm, start: int, end: int, flags: int, context: Context
 def _ioctls(mode: int, *, has_hugetlb: bool) -> int:
     word = _RANGE_IOCTLS
     if has_hugetlb:
-        word &= ~_bits(abi.UFFDIO_ZEROPAGE, abi.UFFDIO_MOVE)
+        word &= ~bits(abi.UFFDIO_ZEROPAGE, abi.UFFDIO_MOVE)
     if mode & abi.UFFDIO_REGISTER_MODE_WP:
-        word |= _bits(abi.UFFDIO_WRITEPROTECT)
+        word |= bits(abi.UFFDIO_WRITEPROTECT)
     if mode & abi.UFFDIO_REGISTER_MODE_MINOR:
-        word |= _bits(abi.UFFDIO_CONTINUE)
+        word |= bits(abi.UFFDIO_CONTINUE)
     return word
 
 

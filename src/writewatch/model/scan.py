@@ -25,8 +25,8 @@ from writewatch.abi.pagemap import (
     PmScanArg,
 )
 from writewatch.model.mm import TASK_SIZE, Mm, failure
-from writewatch.model.page_table import PteTable
 from writewatch.model.protect import uses_markers
+from writewatch.model.pte_table import PteTable
 from writewatch.model.scan_entries import scan_hole, scan_hugetlb, scan_leaf, scan_table
 from writewatch.model.scan_state import CALL, REGION_BYTES, TAKEN_BACK, Scan, Stop, Writer
 from writewatch.model.vma import VM_PFNMAP, VM_SOFTDIRTY, Vma

@@ -22,8 +22,8 @@ from writewatch.abi.pagemap import (
 from writewatch.model import pte as p
 from writewatch.model.frames import ANON
 from writewatch.model.huge import split_huge_pmd
-from writewatch.model.page_table import Entries, PteTable
 from writewatch.model.protect import uffd_wp_range
+from writewatch.model.pte_table import Entries, PteTable
 from writewatch.model.scan_state import Scan, Stop, output, take_back
 from writewatch.model.vma import Vma
 

@@ -25,7 +25,7 @@ from writewatch.model.frames import ANON
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.machine import Machine
 from writewatch.model.mm import Mm
-from writewatch.model.page_table import PteTable
+from writewatch.model.pte_table import PteTable
 from writewatch.model.vma import Vma
 
 

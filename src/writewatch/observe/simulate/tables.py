@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from writewatch.model import pte as p
 from writewatch.model import vma as v
 from writewatch.model.mm import Mm
-from writewatch.model.page_table import PteTable
+from writewatch.model.pte_table import PteTable
 from writewatch.observe.simulate.places import Place
 
 #: Signs for pages without an entry. Flags that no entry has.
