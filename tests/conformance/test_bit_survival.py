@@ -384,7 +384,9 @@ def test_collapse_is_refused_while_any_entry_has_the_bit(place: Place) -> None:
 def test_collapse_is_refused_over_an_empty_entry_of_an_armed_private_vma(place: Place) -> None:
     place.world.needs(Need.THP)
     area = place.aligned(place.per_huge)
+    area.advise(mman.MADV_NOHUGEPAGE)  # where huge pages are always given, page 0 would be filled, too
     area.part(1, area.n_pages).fill()
+    area.advise(mman.MADV_HUGEPAGE)
     place.asynchronous().register(area)
     with raises(errno.EBUSY):
         area.advise(mman.MADV_COLLAPSE)

@@ -72,7 +72,12 @@ def test_remove_is_delivered_before_the_pages_go(place: Place) -> None:
 def test_cold_pageout_and_guards_send_nothing(place: Place, advice: int) -> None:
     area = place.map(1)
     context = _armed(place, REMOVE, area)
-    area.advise(advice)
+    try:
+        area.advise(advice)
+    except OSError as refusal:
+        if refusal.errno != errno.EINVAL or advice != mman.MADV_GUARD_INSTALL:
+            raise
+        pytest.skip("needs guard regions, which Linux has since v6.13")
     assert context.messages() == []
 
 

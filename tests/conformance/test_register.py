@@ -18,6 +18,7 @@ from tests.conformance.actions import (
     raises,
 )
 from tests.conformance.kinds import Maker
+from tests.conformance.machine import is_not_the_models_kernel
 from tests.conformance.world import Need
 from writewatch.abi import mman
 from writewatch.abi import userfaultfd as uf
@@ -181,6 +182,9 @@ def test_vdso_and_vvar_are_einval(place: Place) -> None:
             place.asynchronous().register(Area(place, vma.start, vma.end - vma.start))
 
 
+@pytest.mark.skipif(
+    bool(is_not_the_models_kernel()), reason="6.12 registers it: " + is_not_the_models_kernel()
+)
 def test_droppable_memory_is_einval(place: Place) -> None:
     try:
         area = place.map(1, mman.MAP_DROPPABLE | mman.MAP_ANONYMOUS)

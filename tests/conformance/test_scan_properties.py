@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.conformance import oracle
 from tests.conformance.actions import A, Area, Context, G, P, Place, S, W, Z
 from tests.conformance.oracle import Request
+from writewatch.abi import mman
 from writewatch.abi.pagemap import PM_UFFD_WP
 
 MAX_PAGES = 24
@@ -59,6 +60,7 @@ def _build(place: Place, layout: list[str]) -> tuple[Area, Context]:
     if not place.categories & G:
         layout[:] = ["empty" if kind == "guard" else kind for kind in layout]
     room = place.aligned(place.per_huge)
+    room.advise(mman.MADV_NOHUGEPAGE)  # where huge pages are always given, there would be no empty entries
     room.write(place.per_huge - 1)
     area, context = room.part(0, len(layout)), place.asynchronous()
     for kind in REGISTERED:
