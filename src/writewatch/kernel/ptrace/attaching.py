@@ -13,7 +13,7 @@ from typing import Any, Final
 from writewatch.errors import AttachError, KernelUnsupportedError
 from writewatch.kernel.ptrace.asking import HelperGoneError, ask
 from writewatch.kernel.ptrace.facts import Facts, read_facts
-from writewatch.kernel.ptrace.preflight import call_refused, cannot_be_stopped, judge, no_right
+from writewatch.kernel.ptrace.preflight import call_refused, cannot_be_stopped, judge, no_right, refusal
 from writewatch.kernel.ptrace.registers import machine_of
 from writewatch.kernel.ptrace.threads import Thread
 
@@ -92,13 +92,13 @@ def _try(facts: Facts, thread: Thread, deadline_s: float) -> Taken | None:
         )
     if answer["failed"] == "ended":
         return None
-    raise AttachError(_sentence(answer, facts), facts.pid)
+    raise AttachError(sentence(answer, facts.pid), facts.pid)
 
 
-def _sentence(answer: dict[str, Any], before: Facts) -> str:
-    """Why it failed; what changed since ``before`` says more than an errno."""
-    judge(facts := read_facts(before.pid))
-    pid, number = facts.pid, answer.get("errno", 0)
+def sentence(answer: dict[str, Any], pid: int) -> str:
+    """Why the helper failed. What has changed in the process since it was judged says more than an errno."""
+    facts = read_facts(pid)
+    number = answer.get("errno", 0)
     sentences = {
         "call": call_refused(pid, number),
         "foreign": f"{pid} runs 32-bit code: not supported",
@@ -108,4 +108,4 @@ def _sentence(answer: dict[str, Any], before: Facts) -> str:
         "pidfd": f"the descriptor of {pid} could not be taken (errno {number}); Linux 6.9 or newer may help",
         "unexpected signal": f"{pid} was disturbed by signal {number} while it was held; it runs on",
     }
-    return sentences.get(answer["failed"]) or no_right(facts)
+    return sentences.get(answer["failed"]) or refusal(facts) or no_right(facts)

@@ -5,8 +5,11 @@ can die at any time without harm: Linux detaches what it traced. It ends when it
 by dying if need be, or when nothing was asked of it for a while.
 
 Arguments: descriptor of a socket to the owner. A request is one packet of JSON (see ``visiting.py``), with a
-descriptor beside it or not; the answer is another. The process that is started forks and ends, so that the one that
-stays is no child of its owner, who may wait for all of its own.
+descriptor beside it or not; the answer is another. With a second argument, descriptor of a file that describes a
+program, it is that program's parent instead (see ``following.py``).
+
+The process that is started forks and ends, so that the one that stays is no child of its owner, who may wait for all
+of its own.
 """
 
 import gc
@@ -38,6 +41,8 @@ def serve(owner: socket.socket) -> None:
 
     machine = machine_of()
     assert machine is not None  # the owner has looked
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)  # meant for the owner
     owner.settimeout(_IDLE_S)
     gc.freeze()
     gc.disable()  # a collection would be time that a thread is held
@@ -64,14 +69,28 @@ def serve(owner: socket.socket) -> None:
                 os.close(one)
 
 
+def run_a_program(owner: socket.socket, specification: int) -> None:
+    """Be the parent of a program until it ends."""
+    from writewatch.kernel.ptrace.following import serve_program
+    from writewatch.kernel.ptrace.registers import machine_of
+
+    machine = machine_of()
+    assert machine is not None
+    for fd in (owner.fileno(), specification):
+        os.set_inheritable(fd, False)
+    serve_program(owner, specification, machine)
+
+
 def main() -> None:
     """Become nobody's child, and serve."""
     if os.fork():
         os._exit(0)
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
-        signal.signal(number, signal.SIG_IGN)  # meant for the owner
     import_without_numpy()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    owner = socket.socket(fileno=int(sys.argv[1]))
+    if len(sys.argv) == 2:
+        serve(owner)
+    else:
+        run_a_program(owner, int(sys.argv[2]))
 
 
 if __name__ == "__main__":

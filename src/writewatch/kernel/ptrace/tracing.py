@@ -80,12 +80,14 @@ class Tracee:
         tid: Thread id, in the tracer's pid namespace.
         memory: Descriptor of its ``/proc/PID/task/TID/mem``; owned, see ``close()``.
         patience: Whether waiting may go on.
+        last_status: What the last wait said.
     """
 
     def __init__(self, pid: int, tid: int, patience: Patience) -> None:
         self.tid = tid
         self.patience = patience
         self.memory = os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self.last_status = 0
         self._status = ctypes.c_int()
 
     def close(self) -> None:
@@ -156,6 +158,7 @@ class Tracee:
         """The next stop. Blocks in the kernel: polling would take the processor that the thread needs."""
         while True:
             if libc.waitpid(self.tid, ctypes.byref(self._status), WALL) == self.tid:
+                self.last_status = self._status.value
                 if ended(self._status.value):
                     raise ThreadEndedError
                 return self._status.value

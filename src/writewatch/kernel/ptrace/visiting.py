@@ -106,7 +106,7 @@ def _visit(request: dict[str, Any], machine: Machine, timer: Timer, reached: Rea
         opened.callback(os.close, pidfd)
         around = Surroundings(tracee, pid, machine)
         began = time.monotonic_ns()
-        tracee.seize(_options(_is_filtered(status)))
+        tracee.seize(_options(is_filtered(status)))
         reached("seized")
         tracee.interrupt()
         reached("interrupted")
@@ -134,7 +134,7 @@ def _while_stopped(
 ) -> tuple[Answer, int]:
     if request["do"] == "touch":  # what a stop costs that does nothing
         return {}, -1
-    if _is_filtered(status):
+    if is_filtered(status):
         _suspend_filters(tracee)
     timer.spare()
     visit_ = Visit(tracee, machine, around, reached)
@@ -159,7 +159,7 @@ def _options(filtered: bool) -> int:
     return PTRACE_O_TRACESYSGOOD | (PTRACE_O_SUSPEND_SECCOMP if filtered else 0)
 
 
-def _is_filtered(status: int) -> bool:
+def is_filtered(status: int) -> bool:
     """Whether the thread of an open ``status`` filters its system calls (seccomp)."""
     text = os.pread(status, 1 << 14, 0)
     at = text.find(_SECCOMP)

@@ -1,0 +1,351 @@
+"""The helper as the parent of a program: every new mm of it is held until its owner has armed it.
+
+A new mm comes from exec or from fork. At PTRACE_EVENT_EXEC the mm is there, but the return value of execve is still to
+be written; so the thread goes on to the exit of that call, where no instruction of the program has run. A forked child
+stops by itself before its first (PTRACE_EVENT_STOP of a number not seen yet, which may come before the parent's
+PTRACE_EVENT_FORK). A child by vfork shares the mm of its parent and is left alone until its exec.
+
+Every signal passes through here: it is given back with PTRACE_CONT, and a stop of the whole group is let be with
+PTRACE_LISTEN, so that SIGCONT works. When this process ends, for whatever reason, Linux detaches what it traced.
+
+Runs in the helper process: nothing here may import NumPy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any, Final
+
+from writewatch.abi.pidfd import KCMP_VM
+from writewatch.abi.ptrace import (
+    PTRACE_CONT,
+    PTRACE_DETACH,
+    PTRACE_EVENT_EXEC,
+    PTRACE_LISTEN,
+    PTRACE_O_SUSPEND_SECCOMP,
+    PTRACE_O_TRACECLONE,
+    PTRACE_O_TRACEEXEC,
+    PTRACE_O_TRACEFORK,
+    PTRACE_O_TRACESYSGOOD,
+    PTRACE_O_TRACEVFORK,
+    PTRACE_SEIZE,
+    PTRACE_SETOPTIONS,
+    PTRACE_SYSCALL,
+)
+from writewatch.kernel import libc
+from writewatch.kernel.ptrace.registers import Machine
+from writewatch.kernel.ptrace.taking import RefusedError, Surroundings, Visit
+from writewatch.kernel.ptrace.tracing import (
+    WALL,
+    ImpatientError,
+    ThreadEndedError,
+    Tracee,
+    ended,
+    event,
+    is_call,
+    is_trap,
+    stop_signal,
+)
+from writewatch.kernel.ptrace.visiting import Timer, is_filtered, open_pidfd
+
+_GROUP_STOPS: Final = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+_FORKS: Final = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE
+#: What a person types at the program is not meant for its parent.
+_IGNORED: Final = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGHUP,
+)
+#: Python ignores these; a program that it starts finds them as they are by default.
+_RESTORED: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+_DEADLINE_S: Final = 5.0
+_COULD_NOT_EXEC: Final = 127
+_PACKET: Final = 1 << 16
+
+
+class Program:
+    """One program, its descendants where they are followed, and the socket to who wants to know.
+
+    Args:
+        owner: Events go there, releases come from there; when it is closed this ends.
+        specification: ``argv``, ``env``, ``cwd``, ``forks``, ``execs``, ``owner``: its pid,
+            ``pass_fds``.
+        machine: The architecture.
+    """
+
+    def __init__(self, owner: socket.socket, specification: dict[str, Any], machine: Machine) -> None:
+        self._owner, self._specification, self._machine = owner, specification, machine
+        self._forks, self._execs = specification["forks"], specification["execs"]
+        self._options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | (_FORKS if self._forks else 0)
+        self._processes: set[int] = set()
+        self._threads: set[int] = set()
+        self._leaving_exec: set[int] = set()
+        self._held: set[int] = set()
+        self._root = 0
+
+    # ---- starting ----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Start the program and serve until it has ended, or its owner is gone."""
+        found = {number: signal.getsignal(number) for number in (*_IGNORED, signal.SIGCHLD)}
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        if not self._start(found):
+            return
+        self._leave_its_files()
+        owner_process = os.pidfd_open(self._specification["owner"])
+        poller = select.poll()
+        for fd in (reader, self._owner.fileno(), owner_process):
+            poller.register(fd, select.POLLIN)
+        while self._serve_waits():
+            ready = dict(poller.poll())
+            if reader in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(reader, _PACKET)
+            if owner_process in ready or (self._owner.fileno() in ready and not self._hear()):
+                return
+
+    def _start(self, found: dict[signal.Signals, Any]) -> bool:
+        """Fork, seize the child while it waits, let it exec; False when it cannot, which the owner is told."""
+        go, told = os.pipe2(os.O_CLOEXEC)[::-1], os.pipe2(os.O_CLOEXEC)
+        self._root = os.fork()
+        if self._root == 0:
+            self._become_the_program(go, told, found)
+        os.close(go[1])
+        os.close(told[1])
+        try:
+            libc.check(libc.ptrace(PTRACE_SEIZE, self._root, 0, self._options), "PTRACE_SEIZE")
+            self._processes.add(self._root)
+            self._threads.add(self._root)
+        except OSError as error:
+            self._tell({"event": "failed", "what": "seize", "errno": error.errno})
+            os.close(go[0])  # the child ends by itself
+            return False
+        os.write(go[0], b"g")
+        os.close(go[0])
+        return self._hear_of_exec(told[0])
+
+    def _hear_of_exec(self, told: int) -> bool:
+        """The child closes its end by exec, or writes the errno of one that failed; meanwhile its stops are served."""
+        poller = select.poll()
+        poller.register(told, select.POLLIN)
+        while not poller.poll(1):
+            if not self._serve_waits() or self._held:
+                break
+        os.set_blocking(told, False)
+        try:
+            word = b"" if self._held else os.read(told, 64)
+        except BlockingIOError:
+            word = b""
+        os.close(told)
+        if word:
+            self._tell({"event": "failed", "what": "exec", "errno": int(word)})
+        return not word
+
+    def _become_the_program(
+        self, go: tuple[int, int], told: tuple[int, int], found: dict[signal.Signals, Any]
+    ) -> None:
+        """In the child: never returns."""
+        specification = self._specification
+        try:
+            signal.set_wakeup_fd(-1)
+            for number, handler in found.items():
+                signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else signal.SIG_DFL)
+            for number in _RESTORED:
+                signal.signal(number, signal.SIG_DFL)
+            os.close(go[0])
+            if os.read(go[1], 1):
+                os.chdir(specification["cwd"] or ".")
+                argv = specification["argv"]
+                os.execvpe(argv[0], argv, specification["env"])  # noqa: S606 - which program is the user's word
+        except OSError as error:
+            os.write(told[1], str(error.errno or errno.EIO).encode())
+        finally:
+            os._exit(_COULD_NOT_EXEC)
+
+    def _leave_its_files(self) -> None:
+        """The program's standard streams must not stay open because of us: its reader waits for their end."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in range(3):
+            os.dup2(null, fd, inheritable=False)
+        for fd in self._specification["pass_fds"]:
+            os.close(fd)
+
+    # ---- the owner ---------------------------------------------------------------------------------------
+
+    def _tell(self, message: dict[str, Any], fd: int = -1) -> None:
+        with contextlib.suppress(OSError):  # an owner that is gone is seen by its end of the socket
+            socket.send_fds(self._owner, [json.dumps(message).encode()], [fd] if fd >= 0 else [])
+        if fd >= 0:
+            os.close(fd)
+
+    def _hear(self) -> bool:
+        """A release of a held process; False at the end."""
+        packet = self._owner.recv(_PACKET)
+        if not packet:
+            return False
+        tid = json.loads(packet)["release"]
+        if tid in self._held:
+            self._held.discard(tid)
+            follows = self._forks or (self._execs and tid == self._root)
+            self._go_on(tid) if follows else self._let_go(tid)
+        return True
+
+    # ---- stops -------------------------------------------------------------------------------------------
+
+    def _serve_waits(self) -> bool:
+        """Everything that has stopped or ended; False when nothing is left to wait for."""
+        while True:
+            try:
+                tid, status = os.waitpid(-1, os.WNOHANG | WALL)
+            except ChildProcessError:
+                return False
+            if not tid:
+                return True
+            try:
+                self._serve(tid, status)
+            except ThreadEndedError:
+                continue
+
+    def _serve(self, tid: int, status: int) -> None:
+        if ended(status):
+            self._ended(tid, status)
+        elif event(status) == PTRACE_EVENT_EXEC:
+            self._processes.add(tid)
+            self._leaving_exec.add(tid)
+            self._go_on(tid)
+        elif is_call(status):
+            self._left_a_call(tid)
+        elif is_trap(status) and tid not in self._threads:
+            self._new(tid)
+        elif is_trap(status) and stop_signal(status) in _GROUP_STOPS:
+            self._ask(PTRACE_LISTEN, tid)
+        else:
+            self._go_on(tid, 0 if event(status) else stop_signal(status))
+
+    def _ended(self, tid: int, status: int) -> None:
+        for group in (self._threads, self._leaving_exec, self._held):
+            group.discard(tid)
+        if tid in self._processes or tid == self._root:
+            self._processes.discard(tid)
+            self._tell({"event": "ended", "pid": tid, "status": os.waitstatus_to_exitcode(status)})
+
+    def _left_a_call(self, tid: int) -> None:
+        if tid not in self._leaving_exec:
+            self._go_on(tid)
+            return
+        self._leaving_exec.discard(tid)
+        self._threads.add(tid)
+        self._hold(tid, "exec")
+
+    def _new(self, tid: int) -> None:
+        """A thread, a process that shares its parent's mm, or one with an mm of its own."""
+        self._threads.add(tid)
+        tgid, parent = _relatives(tid)
+        if tgid == tid:
+            self._processes.add(tid)
+        if tgid == tid and not self._shares_memory(tid, parent):
+            self._hold(tid, "fork")
+        else:
+            self._go_on(tid)
+
+    def _shares_memory(self, tid: int, parent: int) -> bool:
+        """Whether its mm is one that is known already: its parent's, or with CLONE_PARENT another's."""
+        others = [parent] if parent in self._processes else []
+        others += [pid for pid in self._processes if pid not in (tid, parent)]
+        for pid in others:
+            with contextlib.suppress(OSError):
+                if libc.syscall("kcmp", pid, tid, KCMP_VM, 0, 0) == 0:
+                    return True
+        return False
+
+    def _hold(self, tid: int, cause: str) -> None:
+        """Take the descriptor of a new mm and keep the process stopped until it is released."""
+        message, fd = self._take(tid)
+        _, parent = _relatives(tid)
+        self._held.add(tid)
+        self._tell({"event": "memory", "pid": tid, "parent": parent, "cause": cause, **message}, fd)
+
+    def _take(self, tid: int) -> tuple[dict[str, Any], int]:
+        timer = Timer(_DEADLINE_S)
+        timer.spare()
+        began = time.monotonic_ns()
+        tracee = Tracee(tid, tid, timer)
+        try:
+            visit = self._visit(tracee)
+            pidfd = open_pidfd(tid, tid)
+            try:
+                fd = visit.take(pidfd)
+            finally:
+                os.close(pidfd)
+            self._set_options(tid, self._options)
+        except ThreadEndedError:
+            self._ended(tid, tracee.last_status)
+            raise
+        except RefusedError as error:
+            return {"failed": error.why, "errno": error.number}, -1
+        except ImpatientError:
+            return {"failed": "frozen"}, -1
+        except OSError as error:
+            return {"failed": "open", "errno": error.errno}, -1
+        finally:
+            timer.stop()
+            tracee.close()
+        held = time.monotonic_ns() - began
+        return {"held_ns": held, "restores_itself": visit.restores_itself, "notes": visit.notes}, fd
+
+    def _visit(self, tracee: Tracee) -> Visit:
+        with open(f"/proc/{tracee.tid}/status", "rb", buffering=0) as status:
+            filtered = is_filtered(status.fileno())
+        if filtered:
+            try:
+                tracee.set_options(self._options | PTRACE_O_SUSPEND_SECCOMP)
+            except OSError as error:
+                raise RefusedError("seccomp", error.errno or 0) from error
+        return Visit(tracee, self._machine, Surroundings(tracee, tracee.tid, self._machine), lambda _: None)
+
+    # ---- requests ----------------------------------------------------------------------------------------
+
+    def _go_on(self, tid: int, passed_on: int = 0) -> None:
+        self._ask(PTRACE_SYSCALL if tid in self._leaving_exec else PTRACE_CONT, tid, passed_on)
+
+    def _let_go(self, tid: int) -> None:
+        self._threads.discard(tid)
+        self._ask(PTRACE_DETACH, tid)
+
+    def _set_options(self, tid: int, options: int) -> None:
+        libc.ptrace(PTRACE_SETOPTIONS, tid, 0, options)
+
+    def _ask(self, request: int, tid: int, data: int = 0) -> None:
+        """A request to a stopped thread. One that was killed meanwhile says so at the next wait."""
+        libc.ptrace(request, tid, 0, data)
+
+
+def _relatives(tid: int) -> tuple[int, int]:
+    """Process of a thread, and parent of that; (0, 0) when it has ended."""
+    try:
+        with open(f"/proc/{tid}/status", "rb", buffering=0) as file:
+            lines = dict(line.split(b":", 1) for line in file.readall().split(b"\n") if b":" in line)
+    except OSError:
+        return 0, 0
+    return int(lines[b"Tgid"]), int(lines[b"PPid"])
+
+
+def serve_program(owner: socket.socket, specification_fd: int, machine: Machine) -> None:
+    """Run the program that an open file of JSON describes."""
+    with open(specification_fd, "rb") as file:
+        specification = json.load(file)
+    Program(owner, specification, machine).run()
