@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 import writewatch as ww
 from writewatch.kernel.default import default_calls
+from writewatch.tracker import uffd_sync
 from writewatch.tracker.uffd_sync import HelperGoneError, UffdSync
 
 pytestmark = pytest.mark.kernel("uffd_wp_sync", "kernel_faults")
@@ -127,3 +131,44 @@ def test_the_helper_ends_with_the_last_tracker() -> None:
     assert helper._socket.fileno() == -1
     with pytest.raises(HelperGoneError):
         helper.ask(b"P", [(0, 4096)])
+
+
+class OwnerThatDies:
+    """A helper that is started by hand: what it prints is known when it has ended."""
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pipe = os.pipe()  # stands for the userfaultfd; nothing ever comes from it
+        socket.send_fds(self.socket, [b"."], [self._pipe[0]])
+        self._theirs = theirs
+
+    def start(self) -> None:
+        number = str(self._theirs.fileno())
+        command = [sys.executable, "-I", "-S", str(uffd_sync._HELPER), number, "0", "0", "0", "0", "4096"]
+        self._process = subprocess.Popen(command, pass_fds=[int(number)], stderr=subprocess.PIPE)
+        self._theirs.close()
+
+    def printed(self) -> bytes:
+        """All that the helper prints until its end: its forked half holds the pipe open until then."""
+        _, errors = self._process.communicate(timeout=30)
+        self.socket.close()
+        for fd in self._pipe:
+            os.close(fd)
+        assert isinstance(errors, bytes)
+        return errors
+
+
+def test_a_helper_whose_owner_died_before_it_began_ends_quietly() -> None:
+    owner = OwnerThatDies()
+    owner.socket.close()
+    owner.start()
+    assert owner.printed() == b""
+
+
+def test_a_helper_whose_owner_dies_while_it_answers_ends_quietly() -> None:
+    owner = OwnerThatDies()
+    owner.start()
+    assert owner.socket.recv(100) == bytes(8)
+    owner.socket.shutdown(socket.SHUT_RD)  # the answer meets a broken pipe, as when the owner was killed
+    owner.socket.send(b"P" + bytes(8))
+    assert owner.printed() == b""

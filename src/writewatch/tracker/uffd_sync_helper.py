@@ -13,6 +13,7 @@ protects, ``P`` protects, ``U`` unregisters. The answer is the serial number and
 was done. An owner that was interrupted while it waited tells by the number which answer is not for it.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -145,4 +146,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Of a pipe and a connection there is but one here, to the owner. It was killed: there is nobody to tell.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        main()
