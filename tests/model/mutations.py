@@ -25,6 +25,7 @@ from writewatch.model import (
     zap,
 )
 from writewatch.model import pte as p
+from writewatch.model.rules import Becomes, Kind
 from writewatch.model.vma import Vma
 
 _Patch = Callable[[], Any]
@@ -33,6 +34,11 @@ _Patch = Callable[[], Any]
 def _replace(module: Any, name: str, make: Callable[[Any], Any]) -> _Patch:
     """Replace a function by what ``make`` returns for the right one."""
     return lambda: mock.patch.object(module, name, make(getattr(module, name)))
+
+
+def _rewrite(module: Any, table: str, kind: Kind, becomes: Becomes) -> _Patch:
+    """Change one cell of one of the model's tables."""
+    return _replace(module, table, lambda right: {**right, kind: becomes})
 
 
 def _keeps_the_pmd_whole(right: Any) -> Any:
@@ -107,9 +113,9 @@ def _protects_a_part_of_hugetlb(right: Any) -> Any:
 
 
 MUTATIONS: dict[str, _Patch] = {
-    "a dropped page of a file leaves no marker": _replace(zap, "_remains", lambda _: lambda *_: p.EMPTY),
-    "anonymous memory keeps its marker when dropped": _replace(
-        zap, "_remains", lambda _: lambda vma, pte, zap_: p.UFFD_WP_MARKER if pte & p.UFFD_WP else p.EMPTY
+    "a dropped page of a file leaves no marker": _rewrite(zap, "DROP_FILE", Kind.PRESENT, Becomes.EMPTY),
+    "anonymous memory keeps its marker when dropped": _rewrite(
+        zap, "DROP_ANON", Kind.PRESENT, Becomes.REMEMBERED
     ),
     "a written huge page stays whole": _replace(fault, "wp_huge_pmd", _keeps_the_pmd_whole),
     "the parent loses its bits at fork": _replace(fork, "_copy_pte", _clears_every_bit_of_the_parent),

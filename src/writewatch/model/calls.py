@@ -16,8 +16,10 @@ class ModelCalls(UffdCalls, ProcCalls, MmCalls):
 
     @property
     def page_size(self) -> int:
+        """Of the machine, in bytes."""
         return self.machine.page_size
 
     @property
     def huge_page_size(self) -> int:
+        """What one PMD maps, in bytes."""
         return self.machine.huge_page_size

@@ -24,7 +24,8 @@ from writewatch.model.files import (
 )
 from writewatch.model.machine import Machine
 from writewatch.model.mm import Mm, failure
-from writewatch.model.vma import VM_LOCKED
+from writewatch.model.vma import VM_LOCKED, VM_SHARED
+from writewatch.model.writeback import write_back
 from writewatch.model.zap import MUNMAP, PUNCH_HOLE, TRUNCATE, remove_file_range
 
 F_SEAL_SEAL = 0x01
@@ -160,7 +161,7 @@ def seal(opened: OpenFile, seals: int) -> None:
 
 def msync(mm: Mm, addr: int, length: int, flags: int) -> None:
     """msync(2). A hole in the range is ENOMEM at the end; MS_SYNC writes dirty pages of regular files back."""
-    # Compare mm/msync.c. The entries stay as they are: shared ones that were dirty fault again at the next write.
+    # Compare mm/msync.c.
     size = mm.machine.page_size
     known = mman.MS_ASYNC | mman.MS_INVALIDATE | mman.MS_SYNC
     if flags & ~known or addr % size or (flags & mman.MS_ASYNC and flags & mman.MS_SYNC):
@@ -173,5 +174,9 @@ def msync(mm: Mm, addr: int, length: int, flags: int) -> None:
         at = vma.end
         if flags & mman.MS_INVALIDATE and vma.flags & VM_LOCKED:
             raise failure(errno.EBUSY, "msync")
+        if flags & mman.MS_SYNC and vma.is_regular and vma.flags & VM_SHARED:
+            assert vma.file is not None
+            first = vma.file_index(max(vma.start, addr), mm.machine.page_shift)
+            write_back(mm.machine, vma.file, first, first + (min(vma.end, end) - max(vma.start, addr)) // size)
     if at < end:
         raise failure(errno.ENOMEM, "msync")

@@ -13,6 +13,7 @@ from writewatch.model import pte as p
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm
 from writewatch.model.munmap import unmap_region
+from writewatch.model.rules import CARRY, FORGET, Rule, apply
 from writewatch.model.uffd import Context, send_event
 from writewatch.model.vma import (
     VM_DONTCOPY,
@@ -87,6 +88,10 @@ def _copy_page_range(mm: Mm, child: Mm, vma: Vma, copy: Vma) -> None:
                 _copy_pte(mm, child, vma, copy, addr, pte)
 
 
+def _rule(copy: Vma) -> Rule:
+    return CARRY if copy.uffd_wp else FORGET
+
+
 def _copy_leaf(mm: Mm, child: Mm, vma: Vma, copy: Vma, addr: int, leaf: int) -> bool:
     # Compare mm/huge_memory.c:copy_huge_pmd(): a huge page of a file is left to the child's faults.
     if not vma.is_anonymous:
@@ -94,15 +99,15 @@ def _copy_leaf(mm: Mm, child: Mm, vma: Vma, copy: Vma, addr: int, leaf: int) -> 
     leaf &= ~p.WRITE
     _share_leaf(mm, leaf)
     mm.table.set_leaf(addr, leaf)
-    child.map_leaf(addr, leaf if copy.uffd_wp else leaf & ~p.UFFD_WP)
+    child.map_leaf(addr, apply(_rule(copy), leaf))
     return True
 
 
 def _copy_hugetlb(mm: Mm, child: Mm, vma: Vma, copy: Vma, addr: int, leaf: int) -> None:
     # Compare mm/hugetlb.c:copy_hugetlb_page_range().
-    kept = leaf if copy.uffd_wp else leaf & ~p.UFFD_WP
+    kept = apply(_rule(copy), leaf)
     if leaf & p.MARKER:
-        if kept != p.MARKER:
+        if kept:
             child.table.set_leaf(addr, kept)
         return
     if not vma.is_shared:
@@ -121,9 +126,9 @@ def _share_leaf(mm: Mm, leaf: int) -> None:
 
 def _copy_pte(mm: Mm, child: Mm, vma: Vma, copy: Vma, addr: int, pte: int) -> None:
     # Compare mm/memory.c:copy_present_ptes(), copy_nonpresent_pte(), copy_pte_marker().
-    kept = pte if copy.uffd_wp else pte & ~p.UFFD_WP
+    kept = apply(_rule(copy), pte)
     if pte & p.MARKER:
-        if kept != p.MARKER:
+        if kept:
             child.table.set_pte(addr, kept)
     elif pte & p.SWAP:
         mm.machine.swap.duplicate(p.number(pte))

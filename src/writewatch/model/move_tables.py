@@ -9,6 +9,7 @@ from writewatch.model import pte as p
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm
 from writewatch.model.pte_table import PteTable
+from writewatch.model.rules import CARRY, FORGET, Rule, apply
 from writewatch.model.vma import Vma
 
 
@@ -43,11 +44,13 @@ def _move_leaf(mm: Mm, low: int, high: int, to: int, leaf: int, *, drop: bool) -
     if high - low != size or to % size or mm.table.pmd(to) is not None:
         return False
     mm.table.clear(low)
-    if drop:
-        leaf = p.EMPTY if leaf == p.UFFD_WP_MARKER else leaf & ~p.UFFD_WP
-    if leaf:
-        mm.table.set_leaf(to, leaf)
+    if moved := apply(_rule(drop=drop), leaf):
+        mm.table.set_leaf(to, moved)
     return True
+
+
+def _rule(*, drop: bool) -> Rule:
+    return FORGET if drop else CARRY
 
 
 def _move_table(mm: Mm, low: int, high: int, to: int, table: PteTable) -> bool:
@@ -61,10 +64,9 @@ def _move_table(mm: Mm, low: int, high: int, to: int, table: PteTable) -> bool:
 
 
 def _put_moved(mm: Mm, to: int, pte: int, *, drop: bool) -> None:
-    if drop and pte == p.UFFD_WP_MARKER:
+    pte = apply(_rule(drop=drop), pte)
+    if not pte:
         return
-    if drop:
-        pte &= ~p.UFFD_WP
     if mm.machine.settings.soft_dirty and not pte & p.MARKER:
         pte |= p.SOFT_DIRTY
     mm.table.set_pte(to, pte)

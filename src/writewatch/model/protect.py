@@ -1,16 +1,8 @@
 """Changing the protection of present and absent pages: mprotect, and setting or clearing the uffd-wp bit.
 
-============== ================================= =================================
-entry          protect                           un-protect
-============== ================================= =================================
-empty, hole    marker where the VMA uses them     -
-present        bit set, write permission gone     bit cleared; writable if it may be
-swap, migration bit set                          bit cleared
-uffd-wp marker -                                 empty
-guard, poison  -                                 -
-============== ================================= =================================
-
-A huge page is changed whole or split first; a huge page of a file is always split for uffd-wp.
+What becomes of each kind of entry is a table: ``rules.PROTECT``, ``rules.UNPROTECT``. Here is what goes with it: where
+a page table has to be made for markers, and which pages may be writable again without a fault. A huge page is changed
+whole or split first; a huge page of a file is always split for uffd-wp.
 
 Truth: mm/mprotect.c:change_pte_range(), mm/hugetlb.c:hugetlb_change_protection().
 """
@@ -27,6 +19,7 @@ from writewatch.model import pte as p
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm, wants_writenotify
 from writewatch.model.pte_table import Entries, PteTable
+from writewatch.model.rules import CARRY, PROTECT, PROTECT_MAPPED, UNPROTECT, Rule, apply, apply_many
 from writewatch.model.vma import VM_SHARED, VM_UFFD_WP, VM_WRITE, Vma
 
 
@@ -74,7 +67,7 @@ def _change_pmd(mm: Mm, vma: Vma, low: int, high: int, change: Change, *, popula
     if isinstance(entry, int):
         whole = high - low == mm.machine.huge_page_size
         if whole and not (change is Change.PROTECT and not vma.is_anonymous):
-            changed = _change_present(mm, vma, np.array([entry], np.uint64), change)
+            changed = _change_ptes(mm, vma, np.array([entry], np.uint64), change, populate=False)
             mm.table.set_leaf(low, int(changed[0]))
             return
         split_huge_pmd(mm, vma, low)
@@ -90,30 +83,27 @@ def _change_pmd(mm: Mm, vma: Vma, low: int, high: int, change: Change, *, popula
 
 
 def _change_ptes(mm: Mm, vma: Vma, ptes: Entries, change: Change, *, populate: bool) -> Entries:
-    changed = ptes.copy()
+    changed = apply_many(_rule(change, populate=populate), ptes)
     present = (ptes & np.uint64(p.PRESENT)) != 0
-    changed[present] = _change_present(mm, vma, ptes[present], change)
-    absent = ~present & (ptes & np.uint64(p.POISON | p.GUARD) == 0)
-    if change is Change.PROTECT:
-        kept = absent & (ptes != 0)
-        changed[kept] = ptes[kept] | np.uint64(p.UFFD_WP)
-        if populate:
-            changed[ptes == 0] = p.UFFD_WP_MARKER
-    elif change is Change.UNPROTECT:
-        changed[absent] = ptes[absent] & ~np.uint64(p.UFFD_WP)
-        changed[ptes == p.UFFD_WP_MARKER] = p.EMPTY
+    if present.any():
+        changed[present] = _permit(mm, vma, changed[present], change)
     return changed
 
 
-def _change_present(mm: Mm, vma: Vma, ptes: Entries, change: Change) -> Entries:
+def _rule(change: Change, *, populate: bool) -> Rule:
+    if change is Change.PROTECT:
+        return PROTECT if populate else PROTECT_MAPPED
+    return UNPROTECT if change is Change.UNPROTECT else CARRY
+
+
+def _permit(mm: Mm, vma: Vma, ptes: Entries, change: Change) -> Entries:
+    """Present entries with the write permission that they have after a change of their bit."""
     # Compare arch pte_modify() with vm_page_prot, which has no write permission for private memory.
     flags = np.uint64(p.WRITE)
+    if change is Change.PROTECT:
+        return ptes & ~flags
     shared_write = vma.flags & VM_WRITE and vma.flags & VM_SHARED and not wants_writenotify(mm, vma)
     ptes = ptes | flags if shared_write else ptes & ~flags
-    if change is Change.PROTECT:
-        return (ptes | np.uint64(p.UFFD_WP)) & ~flags
-    if change is Change.UNPROTECT:
-        ptes = ptes & ~np.uint64(p.UFFD_WP)
     if not vma.flags & VM_WRITE or (vma.flags & VM_SHARED and not vma.is_regular):
         # vma_wants_manual_pte_write_upgrade() compares protections that differ for shmem, whatever it meant to ask.
         return ptes
@@ -139,18 +129,11 @@ def _may_become_writable(mm: Mm, vma: Vma, ptes: Entries) -> NDArray[np.bool_]:
 
 def _change_hugetlb(mm: Mm, vma: Vma, addr: int, change: Change, *, populate: bool) -> None:
     leaf = mm.table.leaf(addr)
-    if not leaf:
-        if populate:
-            mm.table.set_leaf(addr, p.UFFD_WP_MARKER)
-        return
-    if leaf & p.MARKER:
-        if leaf == p.UFFD_WP_MARKER and change is Change.UNPROTECT:
-            mm.table.clear(addr)
-        return
-    shared_write = vma.flags & VM_WRITE and vma.flags & VM_SHARED and not wants_writenotify(mm, vma)
-    leaf = leaf | p.WRITE if shared_write else leaf & ~p.WRITE
-    if change is Change.PROTECT:
-        leaf = p.protect(leaf)
-    elif change is Change.UNPROTECT:
-        leaf &= ~p.UFFD_WP
-    mm.table.set_leaf(addr, leaf)
+    changed = apply(_rule(change, populate=populate), leaf)
+    if changed & p.PRESENT and change is not Change.PROTECT:
+        shared_write = vma.flags & VM_WRITE and vma.flags & VM_SHARED and not wants_writenotify(mm, vma)
+        changed = changed | p.WRITE if shared_write else changed & ~p.WRITE
+    if changed:
+        mm.table.set_leaf(addr, changed)
+    elif leaf:
+        mm.table.clear(addr)

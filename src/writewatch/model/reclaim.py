@@ -14,6 +14,7 @@ from writewatch.model.files import SHMEM
 from writewatch.model.folio import split_folio
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.mm import Mm
+from writewatch.model.rules import DROP_FILE, apply
 from writewatch.model.vma import Vma
 
 
@@ -107,8 +108,7 @@ def _drop_mapping(mm: Mm, vma: Vma, addr: int, pte: int) -> None:
     file, machine = vma.file, mm.machine
     assert file is not None
     index = vma.file_index(addr, machine.page_shift)
-    keeps = pte & p.UFFD_WP and vma.uffd_wp
-    mm.table.set_pte(addr, p.UFFD_WP_MARKER if keeps else p.EMPTY)
+    mm.table.set_pte(addr, apply(DROP_FILE, pte) if vma.uffd_wp else p.EMPTY)
     mm.forget(pte)
     if file.kind == SHMEM:
         if not _is_dirty(mm, vma, index):

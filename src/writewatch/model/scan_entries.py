@@ -24,6 +24,7 @@ from writewatch.model.frames import ANON
 from writewatch.model.huge import split_huge_pmd
 from writewatch.model.protect import uffd_wp_range
 from writewatch.model.pte_table import Entries, PteTable
+from writewatch.model.rules import SCAN, apply_many
 from writewatch.model.scan_state import Scan, Stop, output, take_back
 from writewatch.model.vma import Vma
 
@@ -114,10 +115,7 @@ def scan_table(scan: Scan, start: int, end: int, table: PteTable) -> None:
 
 
 def _protected(ptes: Entries) -> Entries:
-    # Compare fs/proc/task_mmu.c:make_uffd_wp_pte(). Unlike UFFDIO_WRITEPROTECT it takes poison markers as well.
-    changed = (ptes | np.uint64(p.UFFD_WP)) & ~np.uint64(p.WRITE)
-    changed[ptes == 0] = p.UFFD_WP_MARKER
-    return changed
+    return apply_many(SCAN, ptes)
 
 
 def _categories(scan: Scan, ptes: Entries) -> NDArray[np.uint16]:

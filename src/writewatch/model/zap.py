@@ -1,15 +1,7 @@
 """Unmapping pages: what becomes of each entry, of its uffd-wp bit, and of empty page tables.
 
-=================== ==================== =====================================================
-entry               anonymous VMA        file, shmem or hugetlb VMA
-=================== ==================== =====================================================
-present or swap,    empty                marker, so that the bit survives; empty with
-with the bit                             ``drop_markers``
-uffd-wp marker      empty                stays; empty with ``drop_markers``
-guard marker        stays; empty with ``drop_markers``
-poison marker       empty where private copies are dropped too (``cows``)
-anything else       empty
-=================== ==================== =====================================================
+Which entries stay, go, or leave a marker is a table for each occasion: ``rules.DROP_ANON``, ``DROP_FILE``,
+``DROP_HUGETLB``, ``PUNCH`` and ``UNMAP``.
 
 Truth: mm/memory.c:zap_pte_range(), mm/hugetlb.c:__unmap_hugepage_range().
 """
@@ -26,6 +18,7 @@ from writewatch.model.huge import split_huge_pmd
 from writewatch.model.machine import Machine
 from writewatch.model.mm import Mm
 from writewatch.model.pte_table import PteTable
+from writewatch.model.rules import DROP_ANON, DROP_FILE, DROP_HUGETLB, PUNCH, UNMAP, Rule, apply
 from writewatch.model.vma import Vma
 
 
@@ -69,9 +62,14 @@ def zap_range(mm: Mm, vma: Vma, start: int, end: int, zap: Zap) -> None:
 
 
 def _zap_ptes(mm: Mm, vma: Vma, start: int, end: int, zap: Zap) -> None:
+    rule = _rule(vma, zap)
     for addr, pte in mm.table.ptes(start, end):
-        if not _is_kept(mm, vma, pte, zap):
-            mm.table.set_pte(addr, _remains(vma, pte, zap))
+        if not zap.cows and _is_private(mm, pte):
+            continue
+        left = apply(rule, pte)
+        if left != pte:
+            # Compare include/linux/mm_inline.h:pte_install_uffd_wp_if_needed(): only where it is registered for WP.
+            mm.table.set_pte(addr, left if vma.uffd_wp else p.EMPTY)
             mm.forget(pte)
     entry = mm.table.pmd(start)
     whole = end - start == mm.machine.huge_page_size
@@ -79,22 +77,17 @@ def _zap_ptes(mm: Mm, vma: Vma, start: int, end: int, zap: Zap) -> None:
         mm.table.clear(start)
 
 
-def _is_kept(mm: Mm, vma: Vma, pte: int, zap: Zap) -> bool:
-    if pte & p.GUARD:
-        return not zap.drop_markers
-    if pte & p.POISON:
-        return not zap.cows
-    if pte & p.MARKER:
-        return not vma.is_anonymous and not zap.drop_markers
-    if pte & p.SWAP:
-        return not zap.cows
-    return not zap.cows and mm.is_anon_page(pte)
+def _rule(vma: Vma, zap: Zap) -> Rule:
+    if zap.drop_markers:
+        return UNMAP
+    if vma.is_anonymous:
+        return DROP_ANON
+    return DROP_FILE if zap.cows else PUNCH
 
 
-def _remains(vma: Vma, pte: int, zap: Zap) -> int:
-    # Compare include/linux/mm_inline.h:pte_install_uffd_wp_if_needed().
-    keeps = pte & p.UFFD_WP and vma.uffd_wp and not vma.is_anonymous and not zap.drop_markers
-    return p.UFFD_WP_MARKER if keeps else p.EMPTY
+def _is_private(mm: Mm, pte: int) -> bool:
+    """Whether an entry of a file mapping holds content that is the mm's own."""
+    return bool(pte & p.SWAP) or bool(pte & p.PRESENT and mm.is_anon_page(pte))
 
 
 def _zap_hugetlb(mm: Mm, vma: Vma, start: int, end: int, zap: Zap) -> None:
@@ -105,8 +98,8 @@ def _zap_hugetlb(mm: Mm, vma: Vma, start: int, end: int, zap: Zap) -> None:
             continue
         mm.table.clear(low)
         drop_huge(mm, entry)
-        if entry & p.UFFD_WP and not zap.drop_markers:
-            mm.table.set_leaf(low, p.UFFD_WP_MARKER)
+        if left := apply(UNMAP if zap.drop_markers else DROP_HUGETLB, entry):
+            mm.table.set_leaf(low, left)
     mm.machine.counters.flush(end - start >> mm.machine.page_shift)
 
 
