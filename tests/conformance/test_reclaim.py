@@ -30,3 +30,22 @@ def test_page_that_was_only_read_is_missing_afterwards(place: Place) -> None:
 
 def test_page_that_was_populated_for_writing_is_there_afterwards(place: Place) -> None:
     assert _reclaimed(place, populated=True).read(0) == 0
+
+
+def test_page_that_was_written_back_faults_at_its_next_store(place: Place) -> None:
+    area = place.map(1, mman.MAP_SHARED, fd=place.world.regular_file(place.page))
+    area.write(0)
+    assert place.world.store_faults(area.start, b"a") == 0
+    place.calls.msync(area.start, place.page, mman.MS_SYNC)
+    assert [place.world.store_faults(area.start, b"b") for _ in range(2)] == [1, 0]
+
+
+def test_writing_back_keeps_the_bit(place: Place) -> None:
+    area = place.map(2, mman.MAP_SHARED, fd=place.world.regular_file(2 * place.page))
+    area.fill()
+    place.armed(area)
+    area.write(0)
+    place.calls.msync(area.start, 2 * place.page, mman.MS_SYNC)
+    assert area.written() == [0]
+    area.write(1)
+    assert area.written() == [0, 1]

@@ -82,6 +82,7 @@ class Executor:
     def __init__(self, calls: Any, descriptors: dict[str, int] | None = None) -> None:
         self._calls = calls
         self.descriptors = dict(descriptors or {})
+        self._regular: list[tuple[int, int]] = []  # descriptor and bytes of regular files made here
         self._pagemap = calls.open_pagemap(None)
         self._vec = np.zeros(1024, PAGE_REGION)
 
@@ -99,6 +100,7 @@ class Executor:
         if kind == "regular":
             fd = self.descriptors[name] = self._calls.differential_file(n_pages * PAGE)
             self._read_ahead(fd, n_pages)
+            self._regular.append((fd, n_pages * PAGE))
             return
         fd = self._calls.memfd_create(name, _FILE_FLAGS[kind])
         self._calls.ftruncate(fd, n_pages * PAGE)
@@ -111,6 +113,13 @@ class Executor:
         for page in range(n_pages):
             self._calls.load(at + page * PAGE, 1)
         self._calls.munmap(at, length)
+
+    def _write_back(self) -> None:
+        """Leave no page of a file dirty: reclaim marks it with the flag that starts readahead, see masks.py."""
+        for fd, length in self._regular:
+            at = self._calls.mmap(_ELSEWHERE, length, mman.PROT_READ, mman.MAP_SHARED | mman.MAP_FIXED, fd, 0)
+            self._calls.msync(at, length, mman.MS_SYNC)
+            self._calls.munmap(at, length)
 
     def do_map(self, page: int, n: int, prot: int, flags: int, file: str, offset: int) -> None:
         fd = self.descriptors.get(file, -1)
@@ -131,6 +140,7 @@ class Executor:
         self._calls.madvise(_address(page), n * PAGE, advice)
 
     def do_page_out(self, page: int, n: int) -> None:
+        self._write_back()
         self._calls.page_out(_address(page), n * PAGE)
 
     def do_mremap(self, page: int, old: int, new: int, flags: int, target: int) -> int:

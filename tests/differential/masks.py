@@ -6,7 +6,9 @@ features of newer kernels, and the one call that Linux does not return from.
 **Switched off** for as long as a comparison runs: khugepaged, which makes huge pages of small ones in the background
 (``machine.hold_still``; only root can, see the last group), and the batches of pages of other CPUs: the process runs on
 one CPU (``server.do_begin_operations``), and a regular file is read whole before it is mapped
-(``executor._read_ahead``), so that neither the batch nor readahead decides what is in memory.
+(``executor._read_ahead``), so that neither the batch nor readahead decides what is in memory. For the same reason it
+is written back before reclaim meets it (``executor._write_back``): PG_reclaim, which a dirty page gets, is also
+PG_readahead, and the next fault there reads around in folios of several pages, which a write then maps at once.
 
 **Not drawn** by ``script.py``: addresses that the kernel chooses; a second thread while one is under way, whose order
 would be the scheduler's; EVENT_FORK and EVENT_UNMAP, whose sender sleeps in the middle of an operation of the

@@ -177,6 +177,8 @@ def msync(mm: Mm, addr: int, length: int, flags: int) -> None:
         if flags & mman.MS_SYNC and vma.is_regular and vma.flags & VM_SHARED:
             assert vma.file is not None
             first = vma.file_index(max(vma.start, addr), mm.machine.page_shift)
-            write_back(mm.machine, vma.file, first, first + (min(vma.end, end) - max(vma.start, addr)) // size)
+            write_back(
+                mm.machine, vma.file, first, first + (min(vma.end, end) - max(vma.start, addr)) // size
+            )
     if at < end:
         raise failure(errno.ENOMEM, "msync")
