@@ -4,7 +4,7 @@
 ``writewatch doctor`` for what works on this machine.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from writewatch.errors import (
     AttachError,
@@ -33,6 +33,9 @@ from writewatch.tracker.api import Consumer, Statistics, Tracker, track
 from writewatch.tracker.dirty import DirtySet
 from writewatch.tracker.process.api import ProcessTracker, attach
 from writewatch.tracker.process.writes import ProcessWrites
+
+if TYPE_CHECKING:
+    from writewatch.tracker.process.launching import launch
 
 __version__ = "0.1.0"
 
@@ -74,6 +77,7 @@ __all__ = [
     "allocate",
     "attach",
     "capabilities",
+    "launch",
     "model",
     "track",
 ]
@@ -85,4 +89,8 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module("writewatch.model")
+    if name == "launch":  # it brings sockets and processes
+        from writewatch.tracker.process.launching import launch
+
+        return launch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

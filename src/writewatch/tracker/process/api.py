@@ -1,123 +1,238 @@
-"""``attach`` and ``launch``: another process as a tracker that tells what it writes.
+"""``ProcessTracker`` and ``attach``: another process as a tracker that tells what it writes.
 
-Theory of operation. A ``ProcessTracker`` watches one mm at a time, with descriptors that belong to that mm. When
-they say that it has ended there are two cases: the pidfd is readable, then the process has exited; or the process
-lives, then exec replaced its program, and the tracker goes over to the new mm (``follow_exec``) or ends.
-``collect()`` looks, names, and only then lets the backend forget what it reported.
+Theory of operation. A ``ProcessTracker`` watches one mm at a time, in a session with descriptors that belong to
+that mm. When they say that it has ended there are two cases: the process ends too; or it has another mm, then exec
+replaced its program, and the tracker goes over to that (``follow_exec``) or is done.
+
+``collect()`` looks, names, and only then lets the backend forget: a report that could not be delivered is part of the
+next one. Whatever had been found when the mm ended is reported before TrackingLostError is raised.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import select
 import threading
-import time
-from collections.abc import Callable
+from collections import deque
+from dataclasses import replace
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Final, NoReturn, Protocol, Self
 
-from writewatch.errors import AttachError, TrackerClosedError, TrackingLostError, UsageError
+from writewatch.errors import TrackerClosedError, TrackingLostError, WriteWatchError
 from writewatch.kernel.default import default_calls
-from writewatch.tracker.process.backend import ProcessBackend, Sighting
+from writewatch.tracker.process.backend import Sighting
 from writewatch.tracker.process.budget import Budget
-from writewatch.tracker.process.mappings import named
-from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles, command_of
-from writewatch.tracker.process.uffd import UffdProcess
+from writewatch.tracker.process.family import Brood
+from writewatch.tracker.process.procfiles import MmGoneError, command_of, has_memory
+from writewatch.tracker.process.records import Options, ProcessStatistics, State
+from writewatch.tracker.process.select import Take, take_by_ptrace
+from writewatch.tracker.process.session import MANY_MAPPINGS, TOO_MANY_MAPPINGS, Session, too_many
 from writewatch.tracker.process.writes import ProcessWrites
+from writewatch.tracker.ranges import max_map_count
 
-State: TypeAlias = Literal["running", "exited", "replaced"]
+#: An mm ends a moment before its process can be waited for.
+_ENDING_S: Final = 2.0
+#: Epochs are so much longer while the target has many mappings.
+_STRETCH: Final = 4.0
 
 
-class Taken(Protocol):
-    """A userfaultfd of the target; see ``kernel/ptrace``."""
+class Launcher(Protocol):
+    """Who started a process: see ``launching.py``."""
 
-    @property
-    def fd(self) -> int:
-        """Owned by whoever took it."""
+    def next_session(self, pid: int) -> Session:
+        """The session with the program that exec brought last; AttachError when it could not be watched."""
         ...
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was special."""
+    def exit_status(self, pid: int) -> int | None:
+        """How a process has ended; None while it runs."""
         ...
 
-
-Take: TypeAlias = Callable[[int], Taken]
+    def leave(self, pid: int) -> None:
+        """The tracker of this process was closed."""
+        ...
 
 
 class ProcessTracker:
-    """Tells what another process wrote; made by ``attach`` and ``launch``.
+    """Tells what another process wrote. Made by ``attach`` and ``launch``; close it, or use a ``with`` statement.
+
+    Threads may share one. Closed or killed, it leaves the process as it found it.
+
+    Args:
+        pid: Of the process.
+        options: How to watch.
+        session: With its mm, if it is open already; owned from now on.
+        launcher: Who started the process, and holds each new program until it is watched.
 
     Attributes:
         pid: Of the process.
-        backend: Name of what finds the pages.
-        reason: Why this one.
-        budget: How often to collect.
+        command: Its name; another one after an exec that is followed.
+        budget: How often to collect, and what it costs.
+        state: ``running``; ``exited``; or ``replaced``: exec brought another program, which is not followed.
     """
 
-    def __init__(self, pid: int, take: Take, budget: float | None) -> None:
+    def __init__(
+        self,
+        pid: int,
+        options: Options,
+        *,
+        session: Session | None = None,
+        launcher: Launcher | None = None,
+    ) -> None:
         self.pid = pid
-        self.budget = Budget(budget)
-        self.reason = "uffd-wp"
-        self._state: State = "running"
+        self.budget = Budget(options.budget)
+        self.state: State = "running"
+        self._options = options
+        self._launcher = launcher
         self._lock = threading.Lock()
-        self._calls = default_calls()
-        self._epoch = 0
-        self._files = ProcFiles(pid, self._calls)
-        self.command = command_of(pid)
-        self._backend: ProcessBackend
-        try:
-            backend = UffdProcess(take(pid).fd, self._files, self._calls)
-            self._backend = backend
-            backend.start(report=False)
-        except BaseException:
-            self._files.close()
-            raise
-        self._started_ns = time.monotonic_ns()
+        self._lost_because = ""
         self._closed = False
+        self._told: list[str] = []  # for the next report
+        self._n_pages = self._n_mappings = 0
+        self._children: list[ProcessTracker] = []
+        self._arrived: deque[ProcessTracker] = deque()  # from the launcher's thread
+        self._brood = Brood(pid) if options.follow_forks and launcher is None else None
+        present = self._brood.fresh() if self._brood else ()
+        self._become(session or Session(pid, options))
+        for child in present:
+            self._adopt(child, report=False)
+
+    def _become(self, session: Session) -> None:
+        self._session = session
+        self.command = session.command
+        self._epoch = 0
+        self._started_ns = session.began_ns
+
+    # ---- what it is ------------------------------------------------------------------------------
 
     @property
     def backend(self) -> str:
-        """Name of what finds the pages."""
-        return self._backend.name
+        """Name of what finds the pages: ``uffd-wp``, ``soft-dirty`` or ``content-hash``."""
+        return self._session.backend.name
 
     @property
-    def state(self) -> State:
-        """``running``; ``exited``; or ``replaced``: exec brought another program, which is not followed."""
-        return self._state
+    def reason(self) -> str:
+        """Why this backend, and why not a better one."""
+        return self._session.reason
 
     @property
     def children(self) -> tuple[ProcessTracker, ...]:
-        """Children that are followed."""
-        return ()
+        """Children that are followed; those that ended leave at the next collect of their parent."""
+        return (*self._children, *self._arrived)
 
     @property
     def exit_status(self) -> int | None:
         """Of a launched process that has ended, as ``subprocess`` has it; None otherwise."""
-        return None
+        if self._launcher is None or not (self._closed or self._session.files.has_exited()):
+            return None
+        return self._launcher.exit_status(self.pid)
+
+    def statistics(self) -> ProcessStatistics:
+        """A record of what was seen so far; asks nobody."""
+        latest = self.budget.latest
+        return ProcessStatistics(
+            self.pid,
+            self.command,
+            self.backend,
+            self.reason,
+            self.state,
+            self._epoch,
+            self._n_pages,
+            self._n_mappings,
+            len(self._children),
+            self.budget.cost_share,
+            0.0 if latest is None else latest.scan_s,
+        )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self.state
+        return (
+            f"<ProcessTracker of {self.command} ({self.pid}), {state}, {self.backend}, {self._epoch} epochs, "
+            f"about {self.budget.cost_share:.1%} of one core>"
+        )
+
+    # ---- collecting ------------------------------------------------------------------------------
 
     def collect(self) -> ProcessWrites:
         """What was written since the last collect.
 
+        Nothing is lost when this raises, for whatever reason: what had been found is part of the next report.
+
         Raises:
-            TrackingLostError: The process has exited, or exec replaced its program.
+            TrackingLostError: The process has exited; exec replaced its program and is not followed; or it has so
+                many mappings that watching might keep it from making more.
             TrackerClosedError: ``close()`` was called.
         """
         with self._lock:
             if self._closed:
                 raise TrackerClosedError(f"the tracker of {self.pid} is closed; attach again")
-            try:
-                self._backend.look()
-            except MmGoneError:
-                self._lose()
-            return self._deliver(self._backend.sighting)
+            if self._lost_because:
+                raise TrackingLostError(self._lost_because)
+            self._look_for_children()
+            self._look()
+            self._mind_mappings()
+            return self._deliver(self._session.backend.sighting)
 
-    def _lose(self) -> None:
-        self._state = "exited" if self._files.has_exited(1.0) else "replaced"
-        if self._backend.sighting.is_empty:
-            raise TrackingLostError(f"{self.pid} ({self.command}) has {self._state}")
+    def _look(self) -> None:
+        """Look at the mm, or at the one that came after it. Returns when there is something to report."""
+        while True:
+            try:
+                self._session.backend.look()
+            except MmGoneError:
+                self.state = "exited" if self._is_ending() else "replaced"
+                if not self._session.backend.sighting.is_empty:
+                    return
+                self._go_on_after_the_end()
+            else:
+                return
+
+    def _go_on_after_the_end(self) -> None:
+        """Turn to the program that exec brought, if there is one and it is followed."""
+        if self.state == "exited":
+            self._lose(f"{self.pid} ({self.command}) has exited")
+        before, now = self._session, command_of(self.pid)
+        if not self._options.follow_exec:
+            self._lose(
+                f"exec: {self.pid} ({self.command}) is now {now}; attach again, or with follow_exec=True"
+            )
+        try:
+            self._become(self._next_session())
+        except (WriteWatchError, OSError) as error:
+            self._lose(f"exec: {self.pid} is now {now}, which cannot be followed: {error}", error)
+        before.close()
+        self.state = "running"
+
+    def _next_session(self) -> Session:
+        """With the program that exec brought. Who launched it has held it until it was watched."""
+        if self._launcher is not None:
+            session = self._launcher.next_session(self.pid)
+            self._told.append(f"exec: now {session.command}")
+        else:
+            session = Session(self.pid, self._options, report=True)
+            self._told.append(
+                f"exec: now {session.command}; what it wrote before it was attached to is assumed"
+            )
+        return session
+
+    def _is_ending(self) -> bool:
+        files = self._session.files
+        return files.has_exited() or (not has_memory(self.pid) and files.has_exited(_ENDING_S))
+
+    def _lose(self, why: str, cause: BaseException | None = None) -> NoReturn:
+        self._lost_because = why
+        raise TrackingLostError(why) from cause
+
+    def _mind_mappings(self) -> None:
+        """Watching makes mappings that never merge again; the program must always be able to make its own."""
+        n_mappings, most = len(self._session.backend.sighting.layout.vmas), max_map_count()
+        self.budget.stretch = _STRETCH if n_mappings > MANY_MAPPINGS * most else 1.0
+        if n_mappings > TOO_MANY_MAPPINGS * most and self.state == "running":
+            self._lost_because = too_many(self.pid, n_mappings)
+            self._told.append(self._lost_because)
+            self._session.backend.close()
 
     def _deliver(self, seen: Sighting) -> ProcessWrites:
+        mappings = self._session.mappings(seen)
         writes = ProcessWrites(
             self.pid,
             self.command,
@@ -126,32 +241,88 @@ class ProcessTracker:
             seen.at_ns,
             seen.layout.page_size,
             seen.written,
-            named(seen.layout.vmas, untracked=seen.untracked, unseen={}),
-            self._backend.name,
+            mappings,
+            self.backend,
             seen.exact,
             seen.assumed,
             seen.discarded,
-            seen.notes,
+            (*self._session.notes(seen), *self._told),
         )
         self.budget.observe(writes.elapsed_s, seen.n_faults, seen.scan_ns / 1e9)
-        self._backend.accept()
+        self._n_pages += writes.n_pages
+        self._n_mappings = len(mappings)
+        self._session.backend.accept()
+        self._told = []
         self._epoch += 1
         self._started_ns = seen.at_ns
         return writes
 
+    # ---- children --------------------------------------------------------------------------------
+
+    def _look_for_children(self) -> None:
+        while self._arrived:
+            self._children.append(self._arrived.popleft())
+        for child in self.children:
+            if child.state != "running":
+                self._children.remove(child)
+                self._children += child._leave_off()
+        for pid in self._brood.fresh() if self._brood else ():
+            self._adopt(pid, report=True)
+
+    def _adopt(self, pid: int, *, report: bool) -> None:
+        try:
+            child = ProcessTracker(pid, self._options, session=Session(pid, self._options, report=report))
+        except (WriteWatchError, OSError) as error:
+            self._told.append(f"child {pid} ({command_of(pid) or 'gone'}) is not watched: {error}")
+            return
+        self._children.append(child)
+        if report:
+            child._told.append(f"forked by {self.pid}; what it wrote before it was attached to is assumed")
+
+    def _leave_off(self) -> list[ProcessTracker]:
+        """Its process has ended, and its last report is out. Its children go on being watched, by who takes them."""
+        with self._lock:
+            self._lost_because = self._lost_because or f"{self.pid} ({self.command}) has {self.state}"
+            self._session.close()
+            children = list(self.children)
+            self._children, self._arrived = [], deque()
+            return children
+
+    def graft(self, child: ProcessTracker) -> None:
+        """For a launcher: a child that is watched already, from now on among ``children``."""
+        # Not under the lock: collect() may hold it and wait for the same thread.
+        self._arrived.append(child)
+
+    def tell(self, sentence: str) -> None:
+        """For a launcher: a note for the next report."""
+        self._told.append(sentence)
+
+    # ---- life ------------------------------------------------------------------------------------
+
     def wait(self, timeout_s: float) -> bool:
-        """Sleep for so many seconds, or until the process ends. True: it has ended."""
+        """Sleep for so many seconds, or until the process ends.
+
+        Returns:
+            True when it has ended.
+        """
+        if self._closed:
+            raise TrackerClosedError(f"the tracker of {self.pid} is closed; attach again")
         poller = select.poll()
-        poller.register(self._files, select.POLLIN)
+        poller.register(self._session.files, select.POLLIN)
         return bool(poller.poll(max(0, math.ceil(timeout_s * 1000))))
 
     def close(self) -> None:
-        """Stop watching: the process runs on as if it had never been watched. A second call does nothing."""
+        """Stop watching, its children too: they run on as if they never were. A second call does nothing."""
+        if self._launcher is not None:
+            self._launcher.leave(self.pid)  # before the lock: its thread may need it
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._backend.close()
-                self._files.close()
+            if self._closed:
+                return
+            self._closed = True
+            with contextlib.ExitStack() as stack:
+                for child in self.children:
+                    stack.callback(child.close)
+                self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -169,11 +340,22 @@ def attach(
     follow_forks: bool = False,
     follow_exec: bool = False,
     budget: float | None = 0.05,
-    take: Take | None = None,
+    take: Take = take_by_ptrace,
 ) -> ProcessTracker:
-    """Watch a running process."""
-    if take is None:
-        raise AttachError("no way to take a userfaultfd from a process yet; give take=", pid)
-    if backend not in ("auto", "uffd-wp"):
-        raise UsageError(f"no backend {backend!r}")
-    return ProcessTracker(pid, take, budget)
+    """Watch a running process.
+
+    One of its threads is stopped for about half a millisecond; after that nothing stops it. While it is watched, a
+    program that registers memory with a userfaultfd of its own for the first time is refused (EBUSY).
+
+    Args: pid: Of the process. backend: ``auto``, or a name: ``uffd-wp``, ``soft-dirty``, ``content-hash``.
+        follow_forks: Watch its children too, those that are there and those that come. follow_exec: Go on with the
+        program that exec brings. budget: Share of one core that watching may cost; ``tracker.budget`` says what
+        period that allows. None: no limit. take: How to get a userfaultfd of a process, for targets that hand one
+        over by themselves.
+
+    Raises:
+        AttachError: It cannot be watched, and why. It runs on as if nobody had tried.
+        KernelUnsupportedError: The named backend does not work here.
+        UsageError: It is this process, or no backend has this name.
+    """
+    return ProcessTracker(pid, Options(backend, follow_forks, follow_exec, budget, take, default_calls()))

@@ -1,0 +1,120 @@
+"""Which backend watches another process, in order of preference, and why.
+
+A userfaultfd of the target is exact and costs what changes; but the target has to make it, and may not be able to.
+Soft-dirty bits need only ``/proc``, and are the whole process's. Hashes of the content need only to read it, all of
+it every time. Every one is refused for a process that is stopped in its tracks at this moment (traced, frozen):
+that passes, so the user is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from writewatch.abi.calls import KernelCalls
+from writewatch.errors import AttachError, KernelUnsupportedError, UsageError
+from writewatch.tracker.process.backend import ProcessBackend
+from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles
+from writewatch.tracker.process.uffd import UffdProcess
+from writewatch.tracker.select import known
+
+
+class Taken(Protocol):
+    """A userfaultfd of the target: ``writewatch.kernel.ptrace.attaching.Taken``, or one that came by another way."""
+
+    @property
+    def fd(self) -> int:
+        """Owned by who receives it; no handshake done."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was given up, in sentences."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A backend that watches, why it is this one, and what is to be said of it in every report."""
+
+    backend: ProcessBackend
+    reason: str
+    notes: tuple[str, ...] = ()
+
+
+Take: TypeAlias = Callable[[int], Taken]
+
+
+def take_by_ptrace(pid: int) -> Taken:
+    """Have the target make a userfaultfd; see ``writewatch.kernel.ptrace.attaching``."""
+    # On use: it brings sockets and processes, and most programs never need it.
+    from writewatch.kernel.ptrace.attaching import take_userfaultfd
+
+    return take_userfaultfd(pid)
+
+
+def _uffd_wp(pid: int, files: ProcFiles, calls: KernelCalls, take: Take, report: bool) -> Chosen:
+    capability = known(calls)["uffd_wp_async"]
+    if not capability.works:
+        raise KernelUnsupportedError(f"{capability.detail}; {capability.mend}", ("uffd_wp_async",))
+    taken = take(pid)
+    backend = UffdProcess(taken.fd, files, calls)
+    try:
+        backend.start(report=report)
+    except BaseException:
+        backend.close()
+        raise
+    return Chosen(backend, "uffd-wp: the process has made a userfaultfd for it", tuple(taken.notes))
+
+
+_Opener: TypeAlias = Callable[[int, ProcFiles, KernelCalls, Take, bool], Chosen]
+
+#: Name -> how to start watching with it. Best first.
+BACKENDS: Final[dict[str, _Opener]] = {"uffd-wp": _uffd_wp}
+
+
+def choose(name: str, files: ProcFiles, calls: KernelCalls, take: Take, *, report: bool) -> Chosen:
+    """Start watching with the named backend, or with the best that works.
+
+    Args:
+        name: A backend, or ``auto``.
+        files: Of the target.
+        calls: What to ask.
+        take: How to get a userfaultfd of the target.
+        report: Whether what is there already belongs to the first report, as assumed.
+
+    Raises:
+        UsageError: No backend has this name.
+        AttachError: The process cannot be watched, and why.
+        KernelUnsupportedError: The named backend does not work on this kernel.
+    """
+    if name != "auto" and name not in BACKENDS:
+        raise UsageError(f"no backend {name!r}; choose auto, {', '.join(BACKENDS)}")
+    passed_over: list[str] = []
+    first: Exception | None = None
+    for one in BACKENDS if name == "auto" else (name,):
+        try:
+            chosen = BACKENDS[one](files.pid, files, calls, take, report)
+        except MmGoneError as error:
+            why = f"{files.pid} ended, or ran another program, while it was attached to"
+            raise AttachError(why, files.pid) from error
+        except (AttachError, KernelUnsupportedError, OSError) as error:
+            if name != "auto" or is_momentary(files.pid):
+                raise
+            first = first or error
+            passed_over.append(f"{one}: {error}")
+            continue
+        return Chosen(chosen.backend, "; ".join([*passed_over, chosen.reason]), chosen.notes)
+    assert first is not None
+    raise first
+
+
+def is_momentary(pid: int) -> bool:
+    """Whether what keeps us from attaching will pass: the process is traced, frozen, ending, or in no state to stop."""
+    from writewatch.kernel.ptrace.facts import read_facts
+    from writewatch.kernel.ptrace.threads import best_first
+
+    facts = read_facts(pid)
+    is_held = facts.tracer is not None or facts.frozen_by is not None
+    return not facts.exists or is_held or not best_first(facts.threads)

@@ -1,0 +1,102 @@
+"""One mm being watched: its descriptors, the backend that finds pages, and what is said about its mappings.
+
+A session ends with its mm. ``ProcessTracker`` turns to the next one when exec brought another program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Final
+
+from writewatch.abi.calls import Vma
+from writewatch.errors import AttachError
+from writewatch.tracker.process.backend import Sighting
+from writewatch.tracker.process.blindness import BlindSpots
+from writewatch.tracker.process.mappings import Hints, named
+from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles, command_of
+from writewatch.tracker.process.records import Options
+from writewatch.tracker.process.select import Take, choose
+from writewatch.tracker.process.threads import StackPointers
+from writewatch.tracker.process.writes import Mapping
+from writewatch.tracker.ranges import max_map_count
+
+#: Shares of vm.max_map_count: above the first epochs grow longer, above the second nothing is watched.
+MANY_MAPPINGS: Final = 0.5
+TOO_MANY_MAPPINGS: Final = 0.9
+
+
+class Session:
+    """Watches the mm that a process has now.
+
+    Args:
+        pid: Of the process.
+        options: How to watch.
+        take: How to get a userfaultfd of it; None for that of the options.
+        report: Whether what is there already belongs to the first report, as assumed.
+
+    Attributes:
+        command: Name of the program.
+        began_ns: ``time.monotonic_ns()`` when watching began.
+
+    Raises:
+        AttachError, KernelUnsupportedError, UsageError: As ``attach``.
+    """
+
+    def __init__(self, pid: int, options: Options, *, take: Take | None = None, report: bool = False) -> None:
+        self.files = ProcFiles(pid, options.calls)
+        try:
+            _refuse_many_mappings(self.files)
+            chosen = choose(options.backend, self.files, options.calls, take or options.take, report=report)
+        except BaseException:
+            self.files.close()
+            raise
+        self.began_ns = time.monotonic_ns()
+        self.command = command_of(pid)
+        self.backend, self.reason, self._notes = chosen.backend, chosen.reason, chosen.notes
+        self._blind = BlindSpots(pid, options.calls)
+        self._stacks = StackPointers(pid)
+        self._described: tuple[object, ...] = ()
+        self._mappings: tuple[Mapping, ...] = ()
+
+    def mappings(self, seen: Sighting) -> tuple[Mapping, ...]:
+        """The mappings of a report, named; worked out again only when something about them changed."""
+        unseen = self._blind.look(seen.layout)
+        hints = Hints(self._stacks.look())
+        key = (seen.layout, hints, _facts(seen.untracked), _facts(unseen))
+        if key != self._described:
+            self._mappings = named(seen.layout.vmas, untracked=seen.untracked, unseen=unseen, hints=hints)
+            self._described = key
+        return self._mappings
+
+    def notes(self, seen: Sighting) -> tuple[str, ...]:
+        """What cannot be seen or was given up; call it after ``mappings``."""
+        return (*self._notes, *self._blind.notes, *seen.notes)
+
+    def close(self) -> None:
+        """Leave the process as it was found. A second call does nothing."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.files.close)
+            self.backend.close()
+
+
+def _facts(sentences: dict[Vma, str]) -> tuple[tuple[int, str], ...]:
+    return tuple((vma.start, why) for vma, why in sentences.items())
+
+
+def _refuse_many_mappings(files: ProcFiles) -> None:
+    try:
+        n_mappings = files.read_maps().count(b"\n")
+    except MmGoneError as error:
+        why = f"process {files.pid} has no memory to track: it has exited, or is a kernel thread"
+        raise AttachError(why, files.pid) from error
+    if n_mappings > TOO_MANY_MAPPINGS * max_map_count():
+        raise AttachError(too_many(files.pid, n_mappings), files.pid)
+
+
+def too_many(pid: int, n_mappings: int) -> str:
+    """The sentence for a process that must keep what mappings it may still make."""
+    return (
+        f"{pid} has {n_mappings} of at most {max_map_count()} mappings, and watching might make more: "
+        "it is not watched; raise vm.max_map_count"
+    )
