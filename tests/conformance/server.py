@@ -182,7 +182,8 @@ class Server:
             self._connection.close()
             child = Server(connection, self._calls)
             if self._executor is not None:
-                child._executor = Executor(self._calls, self._executor.descriptors)
+                ours = self._executor
+                child._executor = Executor(self._calls, ours.descriptors, ours.regular)
             child.serve()
         connection.close()
         return pid

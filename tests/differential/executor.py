@@ -8,6 +8,7 @@ and every output field. What differs legitimately is masked in masks.py and nowh
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 from collections.abc import Callable, Sequence
@@ -77,12 +78,15 @@ class Executor:
 
     Attributes:
         descriptors: Name -> number, of files and contexts; a forked child starts with a copy.
+        regular: (descriptor, bytes) of every regular file so far; so does it with this one.
     """
 
-    def __init__(self, calls: Any, descriptors: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, calls: Any, descriptors: dict[str, int] | None = None, regular: Sequence[tuple[int, int]] = ()
+    ) -> None:
         self._calls = calls
         self.descriptors = dict(descriptors or {})
-        self._regular: list[tuple[int, int]] = []  # descriptor and bytes of regular files made here
+        self.regular = list(regular)
         self._pagemap = calls.open_pagemap(None)
         self._vec = np.zeros(1024, PAGE_REGION)
 
@@ -100,7 +104,7 @@ class Executor:
         if kind == "regular":
             fd = self.descriptors[name] = self._calls.differential_file(n_pages * PAGE)
             self._read_ahead(fd, n_pages)
-            self._regular.append((fd, n_pages * PAGE))
+            self.regular.append((fd, n_pages * PAGE))
             return
         fd = self._calls.memfd_create(name, _FILE_FLAGS[kind])
         self._calls.ftruncate(fd, n_pages * PAGE)
@@ -110,13 +114,14 @@ class Executor:
         """Bring a whole file into the page cache: what readahead would bring is the kernel's guess."""
         length = n_pages * PAGE
         at = self._calls.mmap(_ELSEWHERE, length, mman.PROT_READ, mman.MAP_SHARED | mman.MAP_FIXED, fd, 0)
-        for page in range(n_pages):
-            self._calls.load(at + page * PAGE, 1)
+        with contextlib.suppress(MemorySignal):  # where it was truncated
+            for page in range(n_pages):
+                self._calls.load(at + page * PAGE, 1)
         self._calls.munmap(at, length)
 
     def _write_back(self) -> None:
         """Leave no page of a file dirty: reclaim marks it with the flag that starts readahead, see masks.py."""
-        for fd, length in self._regular:
+        for fd, length in self.regular:
             at = self._calls.mmap(_ELSEWHERE, length, mman.PROT_READ, mman.MAP_SHARED | mman.MAP_FIXED, fd, 0)
             self._calls.msync(at, length, mman.MS_SYNC)
             self._calls.munmap(at, length)
@@ -142,6 +147,8 @@ class Executor:
     def do_page_out(self, page: int, n: int) -> None:
         self._write_back()
         self._calls.page_out(_address(page), n * PAGE)
+        for fd, length in self.regular:
+            self._read_ahead(fd, length // PAGE)
 
     def do_mremap(self, page: int, old: int, new: int, flags: int, target: int) -> int:
         address = self._calls.mremap(_address(page), old * PAGE, new * PAGE, flags, _address(target))

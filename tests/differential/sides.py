@@ -132,11 +132,13 @@ def model_side() -> Side:
     return Side("model", _model_process(model_world.boot(), {}))
 
 
-def _model_process(world: World, descriptors: dict[str, int]) -> Process:
-    executor = Executor(_ModelCalls(world), descriptors)
+def _model_process(
+    world: World, descriptors: dict[str, int], regular: Sequence[tuple[int, int]] = ()
+) -> Process:
+    executor = Executor(_ModelCalls(world), descriptors, regular)
 
     def child() -> Process:
-        return _model_process(world.fork(), executor.descriptors)
+        return _model_process(world.fork(), executor.descriptors, executor.regular)
 
     return Process(world, executor.run, child)
 
