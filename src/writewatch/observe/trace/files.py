@@ -130,16 +130,16 @@ class OpenSegment:
     def __init__(self, trace: Path, meta: Meta) -> None:
         self.path = open_path(trace, meta.first)
         self._meta = meta
-        # Unbuffered: what was written is the kernel's, and stays when this process is killed.
-        self._file = self.path.open("xb", buffering=0)
+        self._file = self.path.open("xb", buffering=1 << 20)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        options = arrow().ipc.IpcWriteOptions(compression="zstd")
+        options = arrow().ipc.IpcWriteOptions(compression="lz4")
         self._stream = arrow().ipc.new_stream(self._file, schema(meta), options=options)
 
     def write(self, block: Block) -> None:
-        """Add a block as one batch."""
+        """Add a block as one batch. When this returns the kernel has it, and it stays if this process is killed."""
         for batch in to_table(block, self._meta).to_batches():
             self._stream.write_batch(batch)
+        self._file.flush()
 
     @property
     def size(self) -> int:
