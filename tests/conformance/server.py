@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from multiprocessing import reduction
@@ -31,6 +32,14 @@ from writewatch.kernel.calls import LinuxCalls
 from writewatch.kernel.maps import read_smaps
 
 _PR_SET_PDEATHSIG = 1
+_BUSY_S = 1.0  # longer than a page takes to reach a swap area
+
+
+def _wait_for_writeback() -> None:
+    """Until the disks of the machine are quiet, or somebody has kept them busy for too long."""
+    ends = time.monotonic() + _BUSY_S
+    while time.monotonic() < ends and b"\nnr_writeback 0\n" not in pathlib.Path("/proc/vmstat").read_bytes():
+        os.sched_yield()
 
 
 class Calls(LinuxCalls):
@@ -55,7 +64,9 @@ class Calls(LinuxCalls):
 
     def page_out(self, addr: int, length: int) -> None:
         # A page waits in a per-CPU batch before it is on an LRU list, where MADV_PAGEOUT cannot take it;
-        # the call drains the batch of the CPU it runs on.
+        # the call drains the batch of the CPU it runs on. Nor can it take one that is still being written to the swap
+        # area from the last time.
+        _wait_for_writeback()
         allowed = os.sched_getaffinity(0)
         for cpu in allowed:
             os.sched_setaffinity(0, {cpu})

@@ -10,6 +10,8 @@ truncates: they are read before they are mapped and again after reclaim (``execu
 pages a fault reads from disk, and which of them have arrived when it maps those around, is the disk's doing. They are
 written back before reclaim meets them (``executor._write_back``): PG_reclaim, which a dirty page gets, is also
 PG_readahead, and the next fault there reads around in folios of several pages, which a write then maps at once.
+Reclaim is asked for when no disk writes (``server._wait_for_writeback``): it passes over a page that is still on its
+way to the swap area from the last time.
 
 **Not drawn** by ``script.py``: addresses that the kernel chooses; a second thread while one is under way, whose order
 would be the scheduler's; EVENT_FORK and EVENT_UNMAP, whose sender sleeps in the middle of an operation of the
