@@ -16,6 +16,8 @@ COMMANDS: Final = {
     "doctor": "What works here, and for what does not, why.",
     "bench": "This machine's figures, beside C and other ways.",
     "simulate": "Operations on the model of Linux, step by step.",
+    "run": "Run a program and show what it writes.",
+    "top": "What a running process writes, live.",
 }
 
 

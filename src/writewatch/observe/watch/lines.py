@@ -22,6 +22,7 @@ NOWHERE: Final = 0
 #: Mappings beyond ``MOST_LINES``.
 EVERYTHING_ELSE: Final = 1
 MOST_LINES: Final = 4000
+_HIGHEST: Final = (1 << 63) - 1
 
 
 class Lines:
@@ -52,8 +53,8 @@ class Lines:
         name = self._ids.get(mapping.name, -1)
         known = len(self)
         candidates = np.flatnonzero(free[:known] & (self._names[:known] == name))
-        common = np.minimum(self._bounds[candidates, 1], mapping.end)
-        common -= np.maximum(self._bounds[candidates, 0], mapping.start)
+        start, end = _bounds_of(mapping)
+        common = np.minimum(self._bounds[candidates, 1], end) - np.maximum(self._bounds[candidates, 0], start)
         # 0 where they touch, less where something lies between them.
         if not len(common) or common.max() < 0:
             return self._new(mapping)
@@ -73,4 +74,9 @@ class Lines:
 
     def _set(self, line: int, mapping: Mapping) -> None:
         self.mappings[line] = mapping
-        self._bounds[line] = mapping.start, mapping.end
+        self._bounds[line] = _bounds_of(mapping)
+
+
+def _bounds_of(mapping: Mapping) -> tuple[int, int]:
+    # [vsyscall] lies where no int64 reaches; nobody writes there.
+    return min(mapping.start, _HIGHEST), min(mapping.end, _HIGHEST)

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from writewatch.errors import TrackingLostError
 from writewatch.observe.watch.face import Watched
 from writewatch.tracker.process.writes import ProcessWrites
 
+#: How soon a loop that can be stopped notices it.
+_PATIENCE_S: Final = 0.1
+
 
 def watch(
-    tracker: Watched, interval_s: float, *, clock: Callable[[], float] = time.monotonic
+    tracker: Watched,
+    interval_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    stopped: Callable[[], bool] | None = None,
 ) -> Iterator[tuple[ProcessWrites, ...]]:
     """What a process and those it is followed into wrote, again and again until it ends.
 
@@ -23,6 +31,7 @@ def watch(
         tracker: Of the first process. It stays open: closing it is the caller's.
         interval_s: Wanted seconds between two collects; a budget may make it longer.
         clock: Monotonic seconds. The time that a round and its reader take is part of the interval.
+        stopped: Asked several times a second; True ends the loop without another round.
 
     Yields:
         One value for each process that had something to tell, the first process first. Empty when none had:
@@ -32,7 +41,9 @@ def watch(
     due = clock()
     while not ended:
         due = max(due + period_s(tracker, interval_s), clock())
-        ended = tracker.wait(max(0.0, due - clock()))
+        ended = _wait(tracker, due, clock, stopped)
+        if stopped is not None and stopped():
+            return
         yield collect_all(tracker)
         ended = ended or tracker.state != "running"
 
@@ -57,6 +68,18 @@ def period_s(tracker: Watched, interval_s: float) -> float:
 def cost_share(tracker: Watched) -> float:
     """What watching costs all the processes together, as a share of one core."""
     return sum(one.budget.cost_share for one in family(tracker))
+
+
+def _wait(
+    tracker: Watched, due: float, clock: Callable[[], float], stopped: Callable[[], bool] | None
+) -> bool:
+    """Until it is due, or the process has ended, which is True, or it shall stop."""
+    if stopped is None:
+        return tracker.wait(max(0.0, due - clock()))
+    ended = False
+    while not ended and not stopped() and (left := due - clock()) > 0:
+        ended = tracker.wait(min(left, _PATIENCE_S))
+    return ended
 
 
 def _collected(tracker: Watched) -> ProcessWrites | None:
