@@ -6,6 +6,7 @@ is told of just these points; one that raises stands for a handler that does.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,14 +26,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::writewatch.TrackingLostWarning"
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the n-th point within the library."""
+    """Raises KeyboardInterrupt at the n-th point within the library, or within some of its files."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, files: tuple[str, ...] = (SOURCE,)) -> None:
         self._remaining = n
+        self._files = files
         self.struck = False
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(SOURCE):
+        if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(self._files):
             self._remaining -= 1
             if self._remaining < 0 and not self.struck:
                 self.struck = True
@@ -137,3 +139,65 @@ def test_a_tracker_that_could_not_be_made_costs_the_others_no_page(backend: str,
 
     for scene in scenes(backend, page_size, track, stride=41):
         assert scene.owed(scene.tracker, scene.other) == [True, True]
+
+
+#: Where descriptors are opened, handed on and closed. (Most other points are in the parsing of /proc/self/maps.)
+HANDLES_DESCRIPTORS = tuple(
+    SOURCE + name
+    for name in (
+        "kernel/calls.py",
+        "kernel/descriptor.py",
+        "kernel/libc.py",
+        "kernel/opening.py",
+        "kernel/owning.py",
+        "kernel/pagemap.py",
+        "tracker/api.py",
+        "tracker/blindness.py",
+        "tracker/content_hash.py",
+        "tracker/gate.py",
+        "tracker/ledger.py",
+        "tracker/soft_dirty.py",
+        "tracker/uffd_sync.py",
+        "tracker/uffd_wp.py",
+    )
+)
+
+
+def descriptors() -> set[tuple[int, str]]:
+    """Every open descriptor and what it leads to."""
+    found = set()
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            found.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
+        except FileNotFoundError:  # it was the listing's own
+            continue
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what was half made is closed, with a warning
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # … by a __del__ that is struck
+def test_a_tracker_that_is_interrupted_anywhere_leaves_no_descriptor(backend: str, page_size: int) -> None:
+    table = ww.allocate((4, page_size), "u1")
+
+    def use(made: list[ww.Tracker]) -> None:
+        made.append(ww.track(table, backend=backend))
+        made[0].collect()
+        made[0].close()
+
+    use([])
+    for n in range(0, 100_000, STRIDES[backend]):
+        before, made = descriptors(), list[ww.Tracker]()
+        try:
+            with Interrupt(n, HANDLES_DESCRIPTORS) as interrupt:
+                use(made)
+        except KeyboardInterrupt as error:
+            error.__traceback__ = None  # whose frames hold what was half made
+        for tracker in made:
+            tracker.close()
+        if descriptors() != before:
+            gc.collect()
+        assert descriptors() == before, f"left open when it was interrupted at point {n}"
+        if not interrupt.struck:
+            return

@@ -20,6 +20,7 @@ from writewatch.abi.pagemap import PAGEMAP_SCAN, PM_ENTRY_BYTES, PmScanArg
 from writewatch.abi.userfaultfd import UFFDIO_CALLS, USERFAULTFD_IOC_NEW, UffdioArgument
 from writewatch.kernel import libc
 from writewatch.kernel.maps import parse_maps, status_bytes
+from writewatch.kernel.owning import Pipe, opened
 
 _MSG_BYTES: Final = 32
 # A seccomp filter answers EPERM, a kernel without CONFIG_CROSS_MEMORY_ATTACH or another system ENOSYS.
@@ -55,14 +56,18 @@ class LinuxCalls:
     # ---- userfaultfd -----------------------------------------------------------------------------
 
     def userfaultfd(self, flags: int) -> int:
-        return libc.syscall("userfaultfd", flags)
+        fd = opened(libc.syscall_function, *libc.syscall_arguments("userfaultfd", flags))
+        if fd < 0:
+            raise libc.error("userfaultfd")
+        return fd
 
     def userfaultfd_from_device(self, flags: int) -> int:
-        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return libc.check(libc.ioctl_by_value(device, USERFAULTFD_IOC_NEW, flags), "USERFAULTFD_IOC_NEW")
-        finally:
-            os.close(device)
+        # A file object closes its descriptor whatever interrupts this.
+        with open("/dev/userfaultfd", "r+b", buffering=0) as device:
+            fd = opened(libc.ioctl_by_value, device.fileno(), USERFAULTFD_IOC_NEW, flags)
+            if fd < 0:
+                raise libc.error("USERFAULTFD_IOC_NEW")
+            return fd
 
     def uffdio(self, fd: int, request: int, argument: UffdioArgument) -> None:
         if libc.ioctl(fd, request, ctypes.addressof(argument)) == -1:
@@ -77,13 +82,13 @@ class LinuxCalls:
         ready = poller.poll(timeout_ms)
         return ready[0][1] if ready else 0
 
-    def close(self, fd: int) -> None:
-        os.close(fd)
+    # Not a function of ours, at whose entry a signal handler could raise: its callers have forgotten the number.
+    close = staticmethod(os.close)
 
     # ---- /proc/PID -------------------------------------------------------------------------------
 
     def open_pagemap(self, pid: int | None) -> int:
-        return os.open(f"{_proc(pid)}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        return opened(os.open, f"{_proc(pid)}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
 
     def read_pagemap(
         self, fd: int, first_page: int, n_pages: int, out: NDArray[np.uint64] | None = None
@@ -128,7 +133,7 @@ class LinuxCalls:
             return status_bytes(file.readall(), b"VmPin:")
 
     def open_status(self, pid: int | None) -> int:
-        return os.open(f"{_proc(pid)}/status", os.O_RDONLY | os.O_CLOEXEC)
+        return opened(os.open, f"{_proc(pid)}/status", os.O_RDONLY | os.O_CLOEXEC)
 
     def read_pinned(self, fd: int) -> int:
         return status_bytes(os.pread(fd, _STATUS_BYTES, 0), b"VmPin:")
@@ -211,12 +216,8 @@ class LinuxCalls:
         return b"".join(parts)
 
     def copy_from_user(self, addr: int, length: int) -> bytes:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        try:
+        with Pipe() as (reader, writer):
             return b"".join(self._through_pipe(reader, writer, addr, length))
-        finally:
-            os.close(reader)
-            os.close(writer)
 
     def _through_pipe(self, reader: int, writer: int, addr: int, length: int) -> list[bytes]:
         parts = []
@@ -229,14 +230,10 @@ class LinuxCalls:
         return parts
 
     def copy_to_user(self, addr: int, data: bytes) -> None:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        try:
+        with Pipe() as (reader, writer):
             for at in range(0, len(data), select.PIPE_BUF):
                 part = data[at : at + select.PIPE_BUF]
                 os.write(writer, part)
                 done = libc.check(libc.read(reader, addr + at, len(part)), "read")
                 if done < len(part):
                     raise OSError(errno.EFAULT, f"read: {os.strerror(errno.EFAULT)}")
-        finally:
-            os.close(reader)
-            os.close(writer)

@@ -34,8 +34,12 @@ class Descriptor:
         calls: KernelCalls | None = None,
     ) -> None:
         chosen = default_calls() if calls is None else calls
-        fd = open_userfaultfd(chosen, user_mode_only=user_mode_only, nonblocking=nonblocking, device=device)
-        self._shake_hands(chosen, fd, features)
+        self._adopt(chosen)
+        # No call between the opening and this attribute, so that no signal handler can come between them.
+        self._fd = open_userfaultfd(
+            chosen, user_mode_only=user_mode_only, nonblocking=nonblocking, device=device
+        )
+        self._shake_hands(features)
 
     @classmethod
     def from_fd(
@@ -60,10 +64,11 @@ class Descriptor:
         """
         chosen = default_calls() if calls is None else calls
         self = cls.__new__(cls)
+        self._fd = fd
+        self._adopt(chosen)
         if fresh:
-            self._shake_hands(chosen, fd, features or 0)
+            self._shake_hands(features or 0)
             return self
-        self._adopt(chosen, fd)
         try:
             self.enabled = enabled_features(fd) if features is None else features
         except BaseException:
@@ -78,16 +83,14 @@ class Descriptor:
         child.features, child.ioctls = self.features, self.ioctls
         return child
 
-    def _adopt(self, calls: KernelCalls, fd: int) -> None:
+    def _adopt(self, calls: KernelCalls) -> None:
         self._calls = calls
         self._page_size = calls.page_size
         self._readiness = Readiness()
-        self._fd = fd
 
-    def _shake_hands(self, calls: KernelCalls, fd: int, features: int) -> None:
-        self._adopt(calls, fd)
+    def _shake_hands(self, features: int) -> None:
         try:
-            answer = handshake(calls, fd, checked_number("features", features))
+            answer = handshake(self._calls, self._fd, checked_number("features", features))
         except BaseException:
             self.close()
             raise
@@ -116,11 +119,14 @@ class Descriptor:
         error, and a task that waits in ``messages()`` sees the end. Does nothing of that while another
         process holds the descriptor too.
         """
-        fd, self._fd = self._fd, -1
-        if fd < 0:
+        if self._fd < 0:
             return
-        self._readiness.end(fd)
-        self._calls.close(fd)
+        self._readiness.end(self._fd)
+        close = (
+            self._calls.close
+        )  # looked up first: after the next line no signal handler may run before it does
+        fd, self._fd = self._fd, -1
+        close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -132,8 +138,10 @@ class Descriptor:
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=1, source=self)
-            self.close()
+            try:
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=1, source=self)
+            finally:
+                self.close()
 
     def __repr__(self) -> str:
         if self.closed:

@@ -78,7 +78,7 @@ prctl = _declare(
 ptrace = _declare("ptrace", ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_ulong, ctypes.c_ulong)
 waitpid = _declare("waitpid", ctypes.c_int, ctypes.c_int, _pointer, ctypes.c_int)
 # Variadic: the arguments after the number are passed as declared longs.
-_syscall = _declare("syscall", ctypes.c_long, ctypes.c_long)
+syscall_function = _declare("syscall", ctypes.c_long, ctypes.c_long)
 
 MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -105,7 +105,12 @@ def check_address(result: int | None, call: str) -> int:
 
 def syscall(name: str, *arguments: int) -> int:
     """A system call by the header's name, for those that libc does not wrap."""
+    return check(syscall_function(*syscall_arguments(name, *arguments)), name)
+
+
+def syscall_arguments(name: str, *arguments: int) -> list[Any]:
+    """What ``syscall_function`` is to be called with."""
     if sys.platform != "linux":
         ctypes.set_errno(errno.ENOSYS)
         raise error(name)
-    return check(_syscall(SYSCALLS[name], *(ctypes.c_long(a) for a in arguments)), name)
+    return [SYSCALLS[name], *(ctypes.c_long(argument) for argument in arguments)]

@@ -159,9 +159,12 @@ class Pagemap:
 
     def close(self) -> None:
         """Close the descriptor. A second call does nothing."""
+        close = (
+            self._calls.close
+        )  # looked up first: after the next line no signal handler may run before it does
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            self._calls.close(fd)
+            close(fd)
 
     def __enter__(self) -> Self:
         return self

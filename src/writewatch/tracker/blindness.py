@@ -115,9 +115,17 @@ class BlindSpots:
 
     def close(self) -> None:
         """Give back the descriptor. A second call does nothing."""
+        close = (
+            self._calls.close
+        )  # looked up first: after the next line no signal handler may run before it does
         status, self._status = self._status, -1
         if status >= 0:
-            self._calls.close(status)
+            close(status)
+
+    def __del__(self) -> None:
+        # Interrupted before its tracker had it; nobody else can give the descriptor back.
+        if getattr(self, "_status", -1) >= 0:
+            self.close()
 
     def _warn(self, sentence: str, *facts: object, stacklevel: int) -> None:
         """Once for each sentence."""
