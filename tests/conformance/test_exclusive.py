@@ -93,12 +93,13 @@ def test_huge_page_that_a_child_shared_does_not_move_after_its_end(place: Place)
     assert _try_move(context, target, source.start) == (0, target.length)
 
 
-def test_part_of_a_huge_page_is_judged_by_its_first_page(place: Place) -> None:
+def test_huge_page_that_a_child_shares_is_not_split_for_a_move(place: Place) -> None:
     source = place.filled_thp()
     source.fill(7)
     target, context = _target(place)
     _shared_once(place, source)
     assert _try_move(context, target, source.part(3, 4).start)[0] == errno.EBUSY
+    assert set(source.states()) == {"WPH"}
 
 
 def test_unprotecting_a_page_that_a_child_shared_leaves_it_to_a_fault(place: Place) -> None:

@@ -97,6 +97,8 @@ def _move_one(mm: Mm, src_vma: Vma, dst: int, src: int, left: int, *, allow_hole
     if leaf:
         if not (dst | src) % size and left >= size and mm.table.pmd(dst) is None:
             return _move_huge(mm, dst, src, leaf)
+        if not leaf & p.ZERO and not mm.machine.frames.exclusive[p.number(leaf)]:
+            return 0, errno.EBUSY
         split_huge_pmd(mm, src_vma, src)
     elif mm.table.pmd(src) is None:
         if not allow_holes:
