@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from tests.model import corner_facts
 from tests.model.worlds import ASYNC, BASE, PRIVATE, SHARED, Area
 from writewatch.abi import mman
 from writewatch.abi import userfaultfd as uf
@@ -199,6 +200,7 @@ def a_store_without_a_handler_blocks() -> None:
 
 
 FACTS: tuple[Callable[[], None], ...] = (
+    *corner_facts.FACTS,
     a_write_reports_one_page,
     a_write_to_untouched_memory_is_reported,
     a_read_of_untouched_memory_is_not,

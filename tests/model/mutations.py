@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+from tests.model.corner_mutations import CORNER_MUTATIONS
+from tests.model.seeding import Patch, replace, rewrite
 from writewatch.model import (
     batch,
     fault,
@@ -27,18 +29,6 @@ from writewatch.model import (
 from writewatch.model import pte as p
 from writewatch.model.rules import Becomes, Kind
 from writewatch.model.vma import Vma
-
-_Patch = Callable[[], Any]
-
-
-def _replace(module: Any, name: str, make: Callable[[Any], Any]) -> _Patch:
-    """Replace a function by what ``make`` returns for the right one."""
-    return lambda: mock.patch.object(module, name, make(getattr(module, name)))
-
-
-def _rewrite(module: Any, table: str, kind: Kind, becomes: Becomes) -> _Patch:
-    """Change one cell of one of the model's tables."""
-    return _replace(module, table, lambda right: {**right, kind: becomes})
 
 
 def _keeps_the_pmd_whole(right: Any) -> Any:
@@ -112,60 +102,61 @@ def _protects_a_part_of_hugetlb(right: Any) -> Any:
     return wrong
 
 
-MUTATIONS: dict[str, _Patch] = {
-    "a dropped page of a file leaves no marker": _rewrite(zap, "DROP_FILE", Kind.PRESENT, Becomes.EMPTY),
-    "anonymous memory keeps its marker when dropped": _rewrite(
+MUTATIONS: dict[str, Patch] = {
+    **CORNER_MUTATIONS,
+    "a dropped page of a file leaves no marker": rewrite(zap, "DROP_FILE", Kind.PRESENT, Becomes.EMPTY),
+    "anonymous memory keeps its marker when dropped": rewrite(
         zap, "DROP_ANON", Kind.PRESENT, Becomes.REMEMBERED
     ),
-    "a written huge page stays whole": _replace(fault, "wp_huge_pmd", _keeps_the_pmd_whole),
-    "the parent loses its bits at fork": _replace(fork, "_copy_pte", _clears_every_bit_of_the_parent),
-    "the child gets the bits at fork": _replace(fork, "_copy_pte", _gives_the_child_the_bit),
-    "the bit is lost on swap-in": _replace(
+    "a written huge page stays whole": replace(fault, "wp_huge_pmd", _keeps_the_pmd_whole),
+    "the parent loses its bits at fork": replace(fork, "_copy_pte", _clears_every_bit_of_the_parent),
+    "the child gets the bits at fork": replace(fork, "_copy_pte", _gives_the_child_the_bit),
+    "the bit is lost on swap-in": replace(
         fault, "do_swap_page", lambda right: lambda f, pte: right(f, pte & ~p.UFFD_WP)
     ),
-    "the bit is lost on swap-out": _replace(
+    "the bit is lost on swap-out": replace(
         reclaim, "_swap_out", lambda right: lambda mm, addr, pte: right(mm, addr, pte & ~p.UFFD_WP)
     ),
-    "the bit survives mremap": _replace(
+    "the bit survives mremap": replace(
         mremap,
         "move_page_tables",
         lambda right: lambda mm, vma, start, end, to, drop: right(mm, vma, start, end, to, drop=False),
     ),
-    "mprotect clears the bit": _replace(mmap, "change_protection", _mprotect_unprotects),
-    "a split forgets the bit": _replace(huge, "_split_anonymous", _splits_without_the_bit),
-    "a fault resolves the page beside it too": _replace(fault, "do_wp_page", _clears_two_pages),
-    "a filled marker forgets the bit": _replace(
+    "mprotect clears the bit": replace(mmap, "change_protection", _mprotect_unprotects),
+    "a split forgets the bit": replace(huge, "_split_anonymous", _splits_without_the_bit),
+    "a fault resolves the page beside it too": replace(fault, "do_wp_page", _clears_two_pages),
+    "a filled marker forgets the bit": replace(
         fault, "handle_pte_marker", lambda _: lambda f, pte: fault.do_pte_missing(f)
     ),
-    "empty memory is not protected": _replace(
+    "empty memory is not protected": replace(
         protect, "uses_markers", lambda _: lambda vma: not vma.is_anonymous
     ),
-    "unregistering leaves the bits": _replace(register, "uffd_wp_range", _forgets_to_unprotect),
-    "a scan reports and does not protect": _replace(scan_entries, "_protected", lambda _: lambda ptes: ptes),
-    "max_pages lets one more through": _replace(scan_entries, "output", _reports_too_many),
-    "a cut hugetlb page is protected": _replace(scan, "scan_hugetlb", _protects_a_part_of_hugetlb),
+    "unregistering leaves the bits": replace(register, "uffd_wp_range", _forgets_to_unprotect),
+    "a scan reports and does not protect": replace(scan_entries, "_protected", lambda _: lambda ptes: ptes),
+    "max_pages lets one more through": replace(scan_entries, "output", _reports_too_many),
+    "a cut hugetlb page is protected": replace(scan, "scan_hugetlb", _protects_a_part_of_hugetlb),
     "a synchronous fault is resolved in place": lambda: mock.patch.object(
         Vma, "wp_async", property(lambda vma: vma.uffd_wp)
     ),
     "an asynchronous fault is sent to a handler": lambda: mock.patch.object(
         Vma, "wp_async", property(lambda vma: False)
     ),
-    "a wake wakes everybody": _replace(
+    "a wake wakes everybody": replace(
         uffd.Context, "wake", lambda right: lambda context, start, length: right(context, 0, 1 << 62)
     ),
-    "COPY forgets to protect": _replace(
+    "COPY forgets to protect": replace(
         fill, "finish", lambda right: lambda f, *rest: right(_without(f), *rest)
     ),
-    "COPY replaces what is there": _replace(fill, "_install", lambda right: _over_anything(right)),
-    "a registered range may be taken": _replace(
+    "COPY replaces what is there": replace(fill, "_install", lambda right: _over_anything(right)),
+    "a registered range may be taken": replace(
         register, "_check_register", lambda _: lambda mm, vma, end, flags, context: None
     ),
-    "many stores leave the bit": _replace(
+    "many stores leave the bit": replace(
         batch,
         "_entries_after",
         lambda right: lambda mm, ptes, *rest: right(mm, ptes, *rest) | (ptes & p.UFFD_WP),
     ),
-    "a copied page keeps the old content": _replace(
+    "a copied page keeps the old content": replace(
         fault_wp, "_wp_page_copy", lambda _: lambda f, pte: fault_wp._reuse(f, pte)
     ),
 }
