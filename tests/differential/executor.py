@@ -119,6 +119,10 @@ class Executor:
                 self._calls.load(at + page * PAGE, 1)
         self._calls.munmap(at, length)
 
+    def _read_again(self) -> None:
+        for fd, length in self.regular:
+            self._read_ahead(fd, length // PAGE)
+
     def _write_back(self) -> None:
         """Leave no page of a file dirty: reclaim marks it with the flag that starts readahead, see masks.py."""
         for fd, length in self.regular:
@@ -147,8 +151,7 @@ class Executor:
     def do_page_out(self, page: int, n: int) -> None:
         self._write_back()
         self._calls.page_out(_address(page), n * PAGE)
-        for fd, length in self.regular:
-            self._read_ahead(fd, length // PAGE)
+        self._read_again()
 
     def do_mremap(self, page: int, old: int, new: int, flags: int, target: int) -> int:
         address = self._calls.mremap(_address(page), old * PAGE, new * PAGE, flags, _address(target))
@@ -157,9 +160,11 @@ class Executor:
     def do_punch(self, file: str, page: int, n: int) -> None:
         mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
         self._calls.fallocate(self._fd(file), mode, page * PAGE, n * PAGE)
+        self._read_again()
 
     def do_truncate(self, file: str, n: int) -> None:
         self._calls.ftruncate(self._fd(file), n * PAGE)
+        self._read_again()
 
     def do_pwrite(self, file: str, page: int, value: int) -> int:
         return int(self._calls.pwrite(self._fd(file), bytes([value]), page * PAGE))

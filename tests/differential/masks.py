@@ -5,9 +5,10 @@ features of newer kernels, and the one call that Linux does not return from.
 
 **Switched off** for as long as a comparison runs: khugepaged, which makes huge pages of small ones in the background
 (``machine.hold_still``; only root can, see the last group), and the batches of pages of other CPUs: the process runs on
-one CPU (``server.do_begin_operations``). Regular files are in memory as a whole but for what a script
-truncates: they are read before they are mapped and again after reclaim (``executor._read_ahead``), because which
-pages a fault reads from disk, and which of them have arrived when it maps those around, is the disk's doing. They are
+one CPU (``server.do_begin_operations``). Regular files are always in memory as a whole, in folios of one page: they are
+read before they are mapped, and again after reclaim, truncation and holes (``executor._read_ahead``), because which
+pages a fault reads from disk, in folios of what size, and which have arrived when it maps those around, is the
+disk's and readahead's doing. They are
 written back before reclaim meets them (``executor._write_back``): PG_reclaim, which a dirty page gets, is also
 PG_readahead, and the next fault there reads around in folios of several pages, which a write then maps at once.
 Reclaim is asked for when no disk writes (``server._wait_for_writeback``): it passes over a page that is still on its
