@@ -6,6 +6,8 @@ for good: what follows, UFFDIO_API and all, needs no stop, and another debugger 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +15,7 @@ from typing import Any, Final
 from writewatch.errors import AttachError, KernelUnsupportedError
 from writewatch.kernel.ptrace.asking import HelperGoneError, ask
 from writewatch.kernel.ptrace.facts import Facts, read_facts
+from writewatch.kernel.ptrace.holders import copies_in_children, is_copy
 from writewatch.kernel.ptrace.preflight import call_refused, cannot_be_stopped, judge, no_right, refusal
 from writewatch.kernel.ptrace.registers import machine_of
 from writewatch.kernel.ptrace.threads import Thread
@@ -20,6 +23,12 @@ from writewatch.kernel.ptrace.threads import Thread
 #: Of the time that is left, what one thread gets that does not stop, while there are others.
 _SHARE: Final = 0.5
 _LEAST_S: Final = 0.001
+#: A process that runs another program is refused in between, and looks as if it might not be traced.
+_TRIES: Final = 8
+_PASSING: Final = frozenset({"ended", "replaced", "no instruction", "seize", "open"})
+_DID_NOT_STOP: Final[dict[str, Any]] = {"failed": "deadline"}
+#: For a child that has to close a copy.
+_CLOSE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,38 +70,56 @@ def take_userfaultfd(pid: int, *, deadline_s: float = 1.0) -> Taken:
     facts = read_facts(pid)
     threads = judge(facts)
     unwilling: set[int] = set()
-    while True:
+    for patience in reversed(range(_TRIES)):
         untried = [thread for thread in threads if thread.tid not in unwilling]
         left = ends - time.monotonic()
         if not untried or (left <= 0 and unwilling):
             raise AttachError(cannot_be_stopped(facts), pid)
-        taken = _try(facts, untried[0], left * _SHARE if len(untried) > 1 else left)
-        if taken is not None:
-            return taken
-        unwilling.add(untried[0].tid)
+        outcome = _try(facts, untried[0], left * _SHARE if len(untried) > 1 else left)
+        if isinstance(outcome, Taken):
+            return outcome
+        if outcome == _DID_NOT_STOP:
+            unwilling.add(untried[0].tid)
+        elif not patience:
+            raise AttachError(sentence(outcome, pid), pid)
         facts = read_facts(pid)
         threads = judge(facts)
+    raise AttachError(cannot_be_stopped(facts), pid)
 
 
-def _try(facts: Facts, thread: Thread, deadline_s: float) -> Taken | None:
-    """One thread; None when another has to be tried."""
+def _try(facts: Facts, thread: Thread, deadline_s: float) -> Taken | dict[str, Any]:
+    """One thread; the helper's answer when it may go better the next time."""
     request = {"do": "take", "pid": facts.pid, "tid": thread.tid}
     try:
         answer, fd = ask(request, max(deadline_s, _LEAST_S))
     except HelperGoneError:
-        return None
+        return _DID_NOT_STOP
     if "failed" not in answer:
-        return Taken(
-            fd,
-            thread.tid,
-            answer["reach_ns"],
-            answer["held_ns"],
-            answer["restores_itself"],
-            tuple(answer["notes"]),
-        )
-    if answer["failed"] == "ended":
-        return None
+        try:
+            notes = (*answer["notes"], *_close_copies(fd, facts.pid, answer["number"]))
+        except BaseException:
+            os.close(fd)
+            raise
+        times = answer["reach_ns"], answer["held_ns"]
+        return Taken(fd, thread.tid, *times, answer["restores_itself"], notes)
+    if answer["failed"] in _PASSING:
+        return answer
     raise AttachError(sentence(answer, facts.pid), facts.pid)
+
+
+def _close_copies(fd: int, pid: int, number: int) -> tuple[str, ...]:
+    """Have children close what they inherited in between; what cannot be closed is told."""
+    notes = []
+    for holder in copies_in_children(fd, pid, number):
+        request = {"do": "close", "pid": holder.pid, "tid": holder.pid, "fd": holder.fd}
+        with contextlib.suppress(HelperGoneError):
+            ask(request, _CLOSE_S, fd)
+        if is_copy(fd, holder):
+            notes.append(
+                f"child {holder.pid} was forked meanwhile and holds a copy of the userfaultfd (fd {holder.fd}): "
+                "until it ends or runs another program, the memory stays armed unless it is unregistered"
+            )
+    return tuple(notes)
 
 
 def sentence(answer: dict[str, Any], pid: int) -> str:
@@ -101,6 +128,8 @@ def sentence(answer: dict[str, Any], pid: int) -> str:
     number = answer.get("errno", 0)
     sentences = {
         "call": call_refused(pid, number),
+        "ended": f"the threads of {pid} end too fast to stop one; try again",
+        "replaced": f"{pid} runs one program after another; try again",
         "foreign": f"{pid} runs 32-bit code: not supported",
         "frozen": f"{pid} did not run when it was let go; it seems to be frozen, thaw it first",
         "no instruction": f"{pid} has no system call instruction in its memory that could be used",

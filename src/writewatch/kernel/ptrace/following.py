@@ -283,8 +283,9 @@ class Program:
         timer = Timer(_DEADLINE_S)
         timer.spare()
         began = time.monotonic_ns()
-        tracee = Tracee(tid, tid, timer)
+        tracee = Tracee(tid, timer)
         try:
+            tracee.open_memory(tid)
             visit = self._visit(tracee)
             pidfd = open_pidfd(tid, tid)
             try:

@@ -26,7 +26,13 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from writewatch.abi.ptrace import NT_X86_XSTATE, PTRACE_CONT, PTRACE_SYSCALL, PtraceSudConfig
+from writewatch.abi.ptrace import (
+    NT_X86_XSTATE,
+    PTRACE_CONT,
+    PTRACE_EVENT_EXEC,
+    PTRACE_SYSCALL,
+    PtraceSudConfig,
+)
 from writewatch.kernel import libc
 from writewatch.kernel.ptrace import frame, obstacles, places
 from writewatch.kernel.ptrace.registers import X8664, Machine, Registers
@@ -59,7 +65,7 @@ class RefusedError(Exception):
     """The thread cannot be used; it goes on as before.
 
     Attributes:
-        why: ``call``, ``foreign``, ``no instruction``, ``unexpected signal``, ``pidfd``.
+        why: ``call``, ``foreign``, ``no instruction``, ``unexpected signal``, ``pidfd``, ``seccomp``, ``replaced``.
         number: Errno or signal, 0 where there is none.
     """
 
@@ -94,8 +100,15 @@ class Surroundings:
 
 
 def first_stop(tracee: Tracee) -> None:
-    """Wait for the trap that was asked for; a signal that arrives before it is passed on."""
+    """Wait for the trap that was asked for; a signal that arrives before it is passed on.
+
+    Raises:
+        RefusedError: ``replaced``: it is stopped in exec, with an mm that nothing is known of. It is detached.
+    """
     while not is_trap(status := tracee.wait()):
+        if event(status) == PTRACE_EVENT_EXEC:
+            tracee.detach()
+            raise RefusedError("replaced")
         tracee.interrupt()
         is_signal = event(status) == 0 and not is_call(status)
         tracee.ask(PTRACE_CONT, 0, stop_signal(status) if is_signal else 0)
@@ -107,12 +120,14 @@ class Visit:
     Attributes:
         restores_itself: Whether a frame was written.
         notes: What else was done or given up, in sentences.
+        number: Of the descriptor in the target, while it was there.
     """
 
     def __init__(self, tracee: Tracee, machine: Machine, around: Surroundings, reached: Reached) -> None:
         self._tracee, self._machine, self._around, self._reached = tracee, machine, around, reached
         self.notes: list[str] = []
         self.restores_itself = False
+        self.number = -1
         self._found: Registers = machine.read(tracee)
         if machine.runs_foreign_code(self._found):
             raise RefusedError("foreign")
@@ -160,7 +175,8 @@ class Visit:
         assert isinstance(machine, X8664)
         assert self._around.gadgets.sigreturn is not None
         buffer = ctypes.create_string_buffer(_XSTATE_BYTES)
-        area = frame.vector_state(buffer.raw[: self._tracee.register_set(NT_X86_XSTATE, buffer)])
+        n_bytes = self._tracee.register_set(NT_X86_XSTATE, buffer)
+        area = frame.vector_state(buffer.raw[:n_bytes])
         restored = machine.before_the_call(found, self._abort_ip)
         at, data = frame.build(restored, found.rsp, self._mask, area, self._around.gadgets.sigreturn)
         if not places.has_room(self._around.places, at, found.rsp, found.fs_base):
@@ -213,7 +229,7 @@ class Visit:
         machine = self._machine
         first = machine.call(self._base, self._site, machine.userfaultfd, USERFAULTFD_FLAGS)
         with self._changed(first):
-            number = self._run("at the entry", "at the exit")
+            number = self.number = self._run("at the entry", "at the exit")
             if number < 0:
                 raise RefusedError("call", -number)
             try:

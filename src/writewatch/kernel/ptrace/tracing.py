@@ -78,21 +78,27 @@ class Tracee:
 
     Attributes:
         tid: Thread id, in the tracer's pid namespace.
-        memory: Descriptor of its ``/proc/PID/task/TID/mem``; owned, see ``close()``.
+        memory: Descriptor of its ``/proc/PID/task/TID/mem`` after ``open_memory()``; owned, see ``close()``.
         patience: Whether waiting may go on.
         last_status: What the last wait said.
     """
 
-    def __init__(self, pid: int, tid: int, patience: Patience) -> None:
+    memory = -1
+
+    def __init__(self, tid: int, patience: Patience) -> None:
         self.tid = tid
         self.patience = patience
-        self.memory = os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self.last_status = 0
         self._status = ctypes.c_int()
 
+    def open_memory(self, pid: int) -> None:
+        """Have access to the memory of the mm that it has now."""
+        self.memory = os.open(f"/proc/{pid}/task/{self.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+
     def close(self) -> None:
         """Close what was opened to trace it."""
-        os.close(self.memory)
+        if self.memory >= 0:
+            os.close(self.memory)
 
     # ---- requests ----------------------------------------------------------------------------------------
 

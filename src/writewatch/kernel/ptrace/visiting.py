@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 from writewatch.abi.pidfd import KCMP_FILE, KCMP_FILES, PIDFD_THREAD
-from writewatch.abi.ptrace import PTRACE_O_SUSPEND_SECCOMP, PTRACE_O_TRACESYSGOOD
+from writewatch.abi.ptrace import PTRACE_O_SUSPEND_SECCOMP, PTRACE_O_TRACEEXEC, PTRACE_O_TRACESYSGOOD
 from writewatch.kernel import libc
 from writewatch.kernel.ptrace.registers import Machine
 from writewatch.kernel.ptrace.taking import RefusedError, Surroundings, Visit, first_stop
@@ -98,20 +98,24 @@ def visit(request: dict[str, Any], machine: Machine, reached: Reached) -> tuple[
 def _visit(request: dict[str, Any], machine: Machine, timer: Timer, reached: Reached) -> tuple[Answer, int]:
     pid, tid = request["pid"], request["tid"]
     with contextlib.ExitStack() as opened:
-        tracee = Tracee(pid, tid, timer)
-        opened.callback(tracee.close)
         status = os.open(f"/proc/{pid}/task/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
         opened.callback(os.close, status)
-        pidfd = open_pidfd(pid, tid)
-        opened.callback(os.close, pidfd)
-        around = Surroundings(tracee, pid, machine)
-        began = time.monotonic_ns()
+        tracee = Tracee(tid, timer)
         tracee.seize(_options(is_filtered(status)))
         reached("seized")
-        tracee.interrupt()
-        reached("interrupted")
-        first_stop(tracee)
-        stopped = time.monotonic_ns()
+        try:
+            # Not before: from now on exec is an event, so what is read here is of the mm that the stop will find.
+            pidfd = open_pidfd(pid, tid)
+            opened.callback(os.close, pidfd)
+            tracee.open_memory(pid)
+            opened.callback(tracee.close)
+            around = Surroundings(tracee, pid, machine)
+        finally:
+            began = time.monotonic_ns()
+            tracee.interrupt()  # whatever happened: only a stopped thread can be detached
+            reached("interrupted")
+            first_stop(tracee)
+            stopped = time.monotonic_ns()
         reached("stopped")
         try:
             answer, fd = _while_stopped(request, tracee, status, pidfd, machine, around, timer, reached)
@@ -141,7 +145,7 @@ def _while_stopped(
     if request["do"] == "close":
         return {"result": _close_copy(visit_, pidfd, request["fd"], request["mine"])}, -1
     fd = visit_.take(pidfd)
-    return {"restores_itself": visit_.restores_itself, "notes": visit_.notes}, fd
+    return {"restores_itself": visit_.restores_itself, "notes": visit_.notes, "number": visit_.number}, fd
 
 
 def _close_copy(visit_: Visit, pidfd: int, number: int, mine: int) -> int:
@@ -156,7 +160,7 @@ def _close_copy(visit_: Visit, pidfd: int, number: int, mine: int) -> int:
 
 
 def _options(filtered: bool) -> int:
-    return PTRACE_O_TRACESYSGOOD | (PTRACE_O_SUSPEND_SECCOMP if filtered else 0)
+    return PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | (PTRACE_O_SUSPEND_SECCOMP if filtered else 0)
 
 
 def is_filtered(status: int) -> bool:

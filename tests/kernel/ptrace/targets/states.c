@@ -1,0 +1,56 @@
+/* Odd states to be in: waiting for a vfork child; a leader that has ended; a thread with files of its own; no vdso. */
+#include "target.h"
+#include <sched.h>
+#include <sys/auxv.h>
+
+static void *sleep_in_a_thread(void *unshares)
+{
+    if (unshares && unshare(CLONE_FILES))
+        _exit(1);
+    ready();
+    hear();
+    say("alive %ld\n", 0);
+    _exit(0);
+}
+
+static void without_vdso(int spins)
+{
+    char line[200];
+    unsigned long start, end;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps))
+        if (strstr(line, "[vdso]") && sscanf(line, "%lx-%lx", &start, &end) == 2)
+            munmap((void *)start, end - start);
+    fclose(maps);
+    ready();
+    if (spins)
+        while (1)
+            ;
+}
+
+int main(int argc, char **argv)
+{
+    pthread_t thread;
+    if (!strcmp(argv[1], "vfork")) {
+        if (vfork() == 0) {
+            ready();
+            hear();
+            _exit(0);
+        }
+        say("alive %ld\n", 0);
+        return 0;
+    }
+    if (!strcmp(argv[1], "leaderless") || !strcmp(argv[1], "unshared")) {
+        pthread_create(&thread, 0, sleep_in_a_thread, (void *)(long)!strcmp(argv[1], "unshared"));
+        if (!strcmp(argv[1], "leaderless"))
+            pthread_exit(0);
+        pause();
+    }
+    if (!strncmp(argv[1], "vdsoless", 8))
+        without_vdso(argc > 2);
+    else
+        ready();
+    hear();
+    say("alive %ld\n", 0);
+    return 0;
+}

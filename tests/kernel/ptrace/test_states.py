@@ -1,0 +1,133 @@
+"""Targets that are stopped, frozen, waiting for a vfork child, without a leader, without a vdso."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.ptrace.target import SIGCONT, SIGSTOP, Target, request
+from writewatch.errors import AttachError
+from writewatch.kernel.ptrace.asking import HelperGoneError
+from writewatch.kernel.ptrace.attaching import Taken, take_userfaultfd
+
+pytestmark = pytest.mark.usefixtures("attachable")
+
+
+def take(pid: int) -> Taken:
+    taken = take_userfaultfd(pid, deadline_s=10)
+    os.close(taken.fd)
+    return taken
+
+
+def lives_on(target: Target) -> None:
+    target.is_untraced()
+    target.say()
+    assert target.line() == "alive 0"
+
+
+def test_a_stopped_process_stays_stopped() -> None:
+    with Target("states", "asleep") as target:
+        target.send(SIGSTOP)
+        target.await_state("T")
+        take(target.pid)
+        target.await_state("T")
+        target.send(SIGCONT)
+        lives_on(target)
+
+
+def test_a_storm_of_stops_and_continues(soak: int) -> None:
+    with Target("states", "asleep") as target:
+        for number in range(60 * soak):
+            target.send(SIGSTOP if number % 2 else SIGCONT)
+            take(target.pid)
+        target.send(SIGCONT)
+        lives_on(target)
+
+
+def test_a_leader_that_has_ended_leaves_its_threads() -> None:
+    with Target("states", "leaderless") as target:
+        target.await_state("Z")
+        assert take(target.pid).tid == target.tid != target.pid
+        target.say()
+        assert target.line() == "alive 0"
+
+
+def test_a_thread_with_files_of_its_own() -> None:
+    with Target("states", "unshared") as target:
+        answer, fd = request(target.pid, target.tid)
+        assert "failed" not in answer
+        os.close(fd)
+        lives_on(target)
+
+
+@pytest.mark.parametrize("spins", [False, True])
+def test_a_process_without_a_vdso(spins: bool) -> None:
+    with Target("states", "vdsoless", *["spins"] * spins) as target:
+        take(target.pid)
+        assert target.is_alive
+        if not spins:
+            lives_on(target)
+
+
+def test_a_parent_that_waits_for_its_vfork_child() -> None:
+    with Target("states", "vfork") as target:
+        child = target.tid
+        with pytest.raises(AttachError, match=rf"no thread of {target.pid} .*vfork child {child}\)"):
+            take(target.pid)
+        with pytest.raises(HelperGoneError):
+            request(target.pid, target.pid, deadline_s=0.05)
+        lives_on(target)
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup of version 2 that may be frozen."""
+    for mount in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")):
+        directory = mount / f"writewatch-test-{os.getpid()}"
+        try:
+            directory.mkdir()
+        except OSError:
+            continue
+        if (directory / "cgroup.freeze").exists():
+            yield directory
+            directory.rmdir()
+            return
+        directory.rmdir()
+    pytest.skip("no cgroup of version 2 can be made here")
+
+
+def _freeze(cgroup: Path, pid: int) -> None:
+    (cgroup / "cgroup.procs").write_text(str(pid))
+    (cgroup / "cgroup.freeze").write_text("1")
+    while "frozen 1" not in (cgroup / "cgroup.events").read_text():
+        pass
+
+
+def _thaw(cgroup: Path, pid: int) -> None:
+    (cgroup / "cgroup.freeze").write_text("0")
+    (cgroup.parent / "cgroup.procs").write_text(str(pid))
+
+
+def test_a_frozen_process_is_refused(cgroup: Path) -> None:
+    with Target("states", "asleep") as target:
+        _freeze(cgroup, target.pid)
+        with pytest.raises(
+            AttachError, match=rf"{target.pid} is frozen by cgroup /{cgroup.name}; thaw it first"
+        ):
+            take(target.pid)
+        _thaw(cgroup, target.pid)
+        lives_on(target)
+
+
+def test_a_process_that_freezes_late_is_put_back(cgroup: Path) -> None:
+    with Target("states", "asleep") as target:
+        before = target.signals()
+        _freeze(cgroup, target.pid)
+        answer, _ = request(target.pid, target.pid, deadline_s=0.1)
+        assert answer["failed"] == "frozen"
+        assert target.signals() == before
+        _thaw(cgroup, target.pid)
+        lives_on(target)
