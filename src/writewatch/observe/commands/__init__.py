@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "simulate": "Operations on the model of Linux, step by step.",
     "run": "Run a program and show what it writes.",
     "top": "What a running process writes, live.",
+    "record": "What a process writes, into a trace.",
 }
 
 

@@ -34,6 +34,7 @@ class _Process:
         program: Counts exec.
         n_epochs: Collects so far, over all programs.
         last_epoch: The tracker's own count.
+        seen_ns: When its last epoch ended.
         notes: Sentences that stand in the trace.
         said: Ids of mappings that stand in the open segment.
     """
@@ -42,6 +43,7 @@ class _Process:
     program: int = 0
     n_epochs: int = 0
     last_epoch: int = -1
+    seen_ns: int = 0
     notes: set[str] = field(default_factory=set)
     said: set[int] = field(default_factory=set)
 
@@ -68,21 +70,25 @@ class Recording:
             process.said.clear()
 
     def block(self, writes: Sequence[ProcessWrites]) -> Block:
-        """What one round of collects said, of at least one process."""
-        return joined([self._of_process(one) for one in writes])
+        """What one round of collects said. A process that is not in it any more has ended."""
+        present = {one.pid for one in writes}
+        ended = [self._end(pid) for pid in sorted(self._processes.keys() - present)]
+        blocks = [Block(self._words, events=tuple(ended)), *(self._of_process(one) for one in writes)]
+        return joined(blocks)
 
-    def forget(self, pid: int) -> None:
-        """A process ended: its id may come back as another."""
-        self._processes.pop(pid, None)
+    def _end(self, pid: int) -> Event:
+        at_ns = self._processes.pop(pid).seen_ns
+        return Event("exit", pid, at_ns, at_ns, "ended, or is not watched any more")
 
     def _of_process(self, writes: ProcessWrites) -> Block:
         process = self._processes.get(writes.pid)
-        events = []
+        events: list[Event] = []
         if process is None:
+            events += self._fork(writes)
             process = self._processes[writes.pid] = _Process(Identities(self._ids))
         elif writes.epoch <= process.last_epoch:
             events.append(self._exec(process, writes))
-        process.last_epoch = writes.epoch
+        process.last_epoch, process.seen_ns = writes.epoch, writes.ended_ns - self._began_ns
         from_ns, to_ns = writes.started_ns - self._began_ns, writes.ended_ns - self._began_ns
         rows = self._mapping_rows(process, writes, from_ns)
         ranges = coarsened(_ranges(writes, process.identities), self._limit)
@@ -90,6 +96,12 @@ class Recording:
         process.n_epochs += 1
         events += self._notes(process, writes, to_ns)
         return Block(self._words, epoch, ranges, rows, tuple(events))
+
+    def _fork(self, writes: ProcessWrites) -> Iterator[Event]:
+        """A process that appears beside others is one that is followed."""
+        if self._processes:
+            at_ns = writes.started_ns - self._began_ns
+            yield Event("fork", writes.pid, at_ns, at_ns, f"{writes.command} is followed from here")
 
     def _exec(self, process: _Process, writes: ProcessWrites) -> Event:
         process.program += 1
@@ -117,7 +129,7 @@ class Recording:
 
     def _mapping_rows(self, process: _Process, writes: ProcessWrites, from_ns: int) -> Records:
         """Of mappings that changed, or do not yet stand in this segment; and of those that vanished."""
-        changed, vanished = process.identities.update(writes.mappings, from_ns)
+        changed, vanished = process.identities.update(_of_user_space(writes.mappings), from_ns)
         again = [one for one in process.identities.known if one.id not in process.said]
         alive = {one.id: one for one in (*changed, *again)}
         process.said.update(alive)
@@ -150,6 +162,11 @@ class Recording:
             full = len(process.notes) > _MOST_NOTES
             text = f"more than {_MOST_NOTES} different notes: later ones are not kept" if full else note
             yield Event("note", writes.pid, at_ns, at_ns, text)
+
+
+def _of_user_space(mappings: Sequence[Mapping]) -> list[Mapping]:
+    """All but ``[vsyscall]``: nobody can write there, and its address does not fit into int64."""
+    return [mapping for mapping in mappings if mapping.end < ALIVE]
 
 
 def _perms(mapping: Mapping) -> str:

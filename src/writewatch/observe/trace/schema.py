@@ -6,7 +6,11 @@ What each kind of row puts into the columns is in ``docs/trace-format.md``.
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from mmap import PAGESIZE
 from typing import Any, Final
 
 from writewatch.errors import TraceError
@@ -79,6 +83,13 @@ class Meta:
     epoch_ranges: int
     first: int = 0
     last: int = 0
+
+
+def described(target: str, interval_s: float, max_bytes: int) -> Meta:
+    """What is said once about a trace that begins now, here."""
+    began = datetime.now(UTC).isoformat(timespec="milliseconds")
+    recorder = version("writewatch")
+    return Meta(began, target, interval_s, PAGESIZE, platform.release(), recorder, max_bytes, epoch_ranges=0)
 
 
 def arrow() -> Any:

@@ -80,6 +80,7 @@ class TraceWriter:
         self._segments: list[_Segment] = []
         self._blocks: list[Block] = []
         self._number = 1
+        self._is_closed = False
         _make_empty(path)
         self._open = files.OpenSegment(path, self._segment_meta())
 
@@ -91,10 +92,12 @@ class TraceWriter:
     def add(self, writes: Sequence[ProcessWrites], events: Sequence[Event] = ()) -> None:
         """One round: what was collected of each process. It is in the file when this returns.
 
+        A process that was in the round before and is not in this one is noted as ended.
+
         Raises:
             TraceError: It cannot be written; what was written before stays readable.
         """
-        block = self._recording.block(writes) if writes else Block(self._words)
+        block = self._recording.block(writes)
         block = replace(block, events=(*block.events, *events))
         try:
             self._open.write(block)
@@ -106,14 +109,15 @@ class TraceWriter:
         except OSError as error:
             raise TraceError(f"the trace {self.path} cannot be written: {error.strerror or error}") from error
 
-    def forget(self, pid: int) -> None:
-        """A process ended; its id may be given to another."""
-        self._recording.forget(pid)
-
     def close(self) -> None:
-        """Finish the open segment."""
+        """Finish the open segment; a trace of nothing is removed. A second call does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
             self._finish_segment()
+            if not self._segments:
+                self.path.rmdir()
         except OSError as error:
             raise TraceError(
                 f"the trace {self.path} cannot be finished: {error.strerror or error}"
