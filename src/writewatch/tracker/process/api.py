@@ -270,8 +270,9 @@ class ProcessTracker:
             self._adopt(pid, report=True)
 
     def _adopt(self, pid: int, *, report: bool) -> None:
+        options = replace(self._options, follow_exec=True)
         try:
-            child = ProcessTracker(pid, self._options, session=Session(pid, self._options, report=report))
+            child = ProcessTracker(pid, options, session=Session(pid, options, report=report))
         except (WriteWatchError, OSError) as error:
             self._told.append(f"child {pid} ({command_of(pid) or 'gone'}) is not watched: {error}")
             return

@@ -124,9 +124,17 @@ class _Names:
         path = vma.name.removesuffix(_DELETED)
         base = path.rpartition("/")[2] + vma.name[len(path) :]
         if not vma.is_writable:
-            return f"{base} .text/.rodata", "library"
+            return f"{base} .data.rel.ro" if self._is_relro(at) else f"{base} .text/.rodata", "library"
         has_bss = at + 1 < len(self._vmas) and self._is_bss(at + 1)
         return f"{base} .data/.bss" if has_bss else f"{base} .data", "library"
+
+    def _is_relro(self, at: int) -> bool:
+        """Whether a read-only part was written by the dynamic linker: split off in front of the writable one."""
+        if at + 1 == len(self._vmas) or "x" in self._vmas[at].perms:
+            return False
+        vma, after = self._vmas[at], self._vmas[at + 1]
+        is_one_file = (vma.device, vma.inode) == (after.device, after.inode)
+        return is_one_file and vma.end == after.start and after.is_writable
 
     def _is_bss(self, at: int) -> bool:
         """Whether an unnamed VMA continues the writable part of an image."""

@@ -72,6 +72,14 @@ class Registration:
         starts = frozenset(vma.start for vma in layout.candidates if vma not in self._refused)
         return unbroken(layout.vmas, starts)
 
+    def is_taken(self, layout: Layout) -> bool:
+        """Whether another watcher is at work. It has the stack too, which a program hardly registers by itself.
+
+        Asked before anything else is registered: what the process mapped a moment ago is that watcher's to take.
+        """
+        stacks = [vma for vma in layout.candidates if vma.name == "[stack]"] or list(layout.candidates)
+        return all(self._try(vma.start, vma.end) == errno.EBUSY for vma in stacks)
+
     def renew(self, layout: Layout) -> Registered:
         """Register everything that is there.
 

@@ -39,6 +39,7 @@ from writewatch.abi.pagemap import (
     PAGE_IS_WRITTEN,
 )
 from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_UNPOPULATED
+from writewatch.errors import AttachError
 from writewatch.kernel.bugs import HUGETLB_HOLE_DEADLOCK, running_release
 from writewatch.kernel.maps import read_smaps
 from writewatch.kernel.pagemap import PartialScanError
@@ -115,7 +116,14 @@ class UffdProcess:
         self._kept = replace(self._kept, sighting=Sighting(self._layout))
 
     def start(self, *, report: bool) -> None:
-        """The first look: protects everything; what is there already is reported as assumed, or not at all."""
+        """The first look: protects everything; what is there already is reported as assumed, or not at all.
+
+        Raises:
+            AttachError: Another watcher has registered the memory.
+        """
+        self._layout = self._read_layout()
+        if self._registration.is_taken(self._layout):
+            raise AttachError(_already_tracked(self._uffd.fileno()), self._files.pid)
         self.look()
         before = self.sighting
         self.accept()
@@ -313,6 +321,13 @@ class UffdProcess:
                 return 0
             raise
         return PAGE_IS_GUARD
+
+
+def _already_tracked(fd: int) -> str:
+    # On use: it is read by those alone who are refused.
+    from writewatch.kernel.ptrace.holders import already_tracked
+
+    return already_tracked(fd)
 
 
 def _pieces(group: Sequence[Vma]) -> Iterator[tuple[int, int, bool]]:

@@ -1,0 +1,300 @@
+"""What may happen to memory between two looks, case by case: nothing is missed, and little more is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import writewatch as ww
+from tests.tracker.process.targets import PAGE, Target, pages_in, reported, vm_lines
+
+pytestmark = pytest.mark.kernel("uffd_wp_async")
+
+ALL = list(range(64))
+
+
+@pytest.fixture
+def tracker(target: Target) -> Iterator[ww.ProcessTracker]:
+    with ww.attach(target.pid) as made:
+        yield made
+
+
+def test_only_what_was_written_since_is_reported(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(64)
+    target.run(f"poke({start}, *range(64))")
+    tracker.collect()
+    target.run(f"poke({start}, 3, 7); peek({start}, 9)")
+    writes = tracker.collect()
+    assert pages_in(writes.written, start, 64) == [3, 7]
+    assert reported(writes, start, 64) == [3, 7]
+    assert writes.exact
+    assert reported(tracker.collect(), start, 64) == []
+
+
+def test_storing_the_same_value_is_a_write(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(8)
+    target.run(f"poke({start}, 1)")
+    tracker.collect()
+    target.run(f"poke({start}, 1)")
+    assert reported(tracker.collect(), start, 8) == [1]
+
+
+def test_the_pages_of_a_new_mapping_are_assumed(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(64)
+    target.run(f"poke({start}, 3, 7)")
+    assert pages_in(tracker.collect().assumed, start, 64) == [3, 7]
+
+
+def test_a_mapping_that_is_read_for_the_first_time_is_not_written(
+    target: Target, tracker: ww.ProcessTracker
+) -> None:
+    start = target.memory(64)
+    target.run(f"peek({start}, *range(64))")
+    assert reported(tracker.collect(), start, 64) == []
+    target.run(f"poke({start}, 5)")
+    assert reported(tracker.collect(), start, 64) == [5]
+
+
+def test_the_heap_grows(target: Target, tracker: ww.ProcessTracker) -> None:
+    tracker.collect()
+    start = target.run(f"answer = ok(libc.sbrk({64 * PAGE})); poke(-(-answer // P) * P, 1, 2)")
+    first = -(-start // PAGE) * PAGE
+    assert reported(tracker.collect(), first, 63) == [1, 2]
+
+
+def test_a_reserve_is_opened_in_part(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(4096, "NONE")
+    tracker.collect()
+    target.run(f"ok(libc.mprotect({start}, 64 * P, RW)); poke({start}, 3, 9)")
+    writes = tracker.collect()
+    assert pages_in(writes.written, start, 64) == [3, 9]
+    target.run(f"poke({start}, 4)")
+    assert reported(tracker.collect(), start, 64) == [4]
+
+
+def test_a_mapping_that_moved_is_reported_whole(target: Target, tracker: ww.ProcessTracker) -> None:
+    start, away = target.memory(64), target.memory(64)
+    target.run(f"poke({start}, *range(64))")
+    tracker.collect()
+    target.run(f"ok(libc.mremap({start}, 64 * P, 64 * P, 3, {away})); poke({away}, 1)")
+    assert pages_in(tracker.collect().assumed, away, 64) == ALL
+    target.run(f"poke({away}, 2)")
+    writes = tracker.collect()
+    assert pages_in(writes.written, away, 64) == [2]
+    assert reported(writes, away, 64) == [2]
+
+
+def test_a_mapping_moved_and_left_empty_is_discarded(target: Target, tracker: ww.ProcessTracker) -> None:
+    start, away = target.memory(64), target.memory(64)
+    target.run(f"poke({start}, *range(64))")
+    tracker.collect()
+    target.run(f"ok(libc.mremap({start}, 64 * P, 64 * P, 7, {away}))")  # MREMAP_DONTUNMAP
+    writes = tracker.collect()
+    assert pages_in(writes.discarded, start, 64) == ALL
+    assert pages_in(writes.assumed, away, 64) == ALL
+
+
+def test_unmapped_and_mapped_again_in_the_same_place(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(64)
+    target.run(f"poke({start}, *range(32))")
+    tracker.collect()
+    target.run(f"ok(libc.munmap({start}, 64 * P)); memory(64, at={start}, flags=PRIVATE|ANON|FIXED)")
+    target.run(f"poke({start}, 3, 40)")
+    writes = tracker.collect()
+    assert pages_in(writes.assumed, start, 64) == [3, 40]
+    assert pages_in(writes.discarded, start, 64) == [page for page in range(32) if page != 3]
+    target.run(f"poke({start}, 5)")
+    assert reported(tracker.collect(), start, 64) == [5]
+
+
+def test_an_unmapped_page_is_not_reported(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(64)
+    target.run(f"poke({start}, *range(64))")
+    tracker.collect()
+    target.run(f"ok(libc.munmap({start}, 64 * P))")
+    writes = tracker.collect()
+    assert reported(writes, start, 64) == []
+    assert not any(mapping.start <= start < mapping.end for mapping in writes.mappings)
+
+
+@pytest.mark.parametrize("then", ["pass", "peek({0}, *range(8, 16))"], ids=["left alone", "read"])
+def test_pages_given_back_are_discarded(target: Target, tracker: ww.ProcessTracker, then: str) -> None:
+    start = target.memory(64)
+    target.run(f"poke({start}, *range(64))")
+    tracker.collect()
+    target.run(f"ok(libc.madvise({start} + 8 * P, 8 * P, 4)); {then.format(start)}")
+    writes = tracker.collect()
+    assert pages_in(writes.discarded, start, 64) == list(range(8, 16))
+    assert reported(writes, start, 64) == list(range(8, 16))
+    assert reported(tracker.collect(), start, 64) == []
+
+
+def test_pages_given_back_and_written_again_are_written(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(64)
+    target.run(f"poke({start}, *range(64))")
+    tracker.collect()
+    target.run(f"ok(libc.madvise({start}, 64 * P, 4)); poke({start}, 5)")
+    writes = tracker.collect()
+    assert pages_in(writes.written, start, 64) == [5]
+    assert pages_in(writes.discarded, start, 64) == [page for page in ALL if page != 5]
+
+
+def test_pages_written_and_given_back_within_one_epoch_were_nothing(
+    target: Target, tracker: ww.ProcessTracker
+) -> None:
+    start = target.memory(64)
+    tracker.collect()
+    target.run(f"poke({start}, 5); ok(libc.madvise({start}, 64 * P, 4))")
+    assert reported(tracker.collect(), start, 64) == []
+
+
+def test_guard_pages_are_no_writes(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(64)
+    target.run(f"poke({start}, *range(8))")
+    tracker.collect()
+    if target.run(f"answer = libc.madvise({start} + 4 * P, 8 * P, 102)"):  # MADV_GUARD_INSTALL, since 6.13
+        pytest.skip("this kernel has no MADV_GUARD_INSTALL")
+    writes = tracker.collect()
+    assert pages_in(writes.discarded, start, 64) == [4, 5, 6, 7]
+    assert pages_in(writes.written, start, 64) == []
+
+
+# ---- files and shared memory ---------------------------------------------------------------------
+
+
+def file_memory(target: Target, flags: str, pages: int = 64, prot: str = "RW") -> int:
+    return int(
+        target.run(
+            "import tempfile; f = tempfile.TemporaryFile(); f.write(b'x' * P * 64); f.flush(); "
+            f"answer = memory({pages}, {prot}, {flags}, f.fileno())"
+        )
+    )
+
+
+def test_a_private_page_of_a_file_that_is_only_read_is_not_written(
+    target: Target, tracker: ww.ProcessTracker
+) -> None:
+    start = file_memory(target, "PRIVATE")
+    target.run(f"peek({start}, *range(64)); poke({start}, 3)")
+    assert reported(tracker.collect(), start, 64) == [3]
+    target.run(f"poke({start}, 4, 3)")
+    assert reported(tracker.collect(), start, 64) == [3, 4]
+
+
+def test_a_private_page_of_a_file_that_is_given_back_changes(
+    target: Target, tracker: ww.ProcessTracker
+) -> None:
+    start = file_memory(target, "PRIVATE")
+    target.run(f"poke({start}, 3, 4)")
+    tracker.collect()
+    target.run(f"ok(libc.madvise({start}, 64 * P, 4))")
+    assert reported(tracker.collect(), start, 64) == [3, 4]
+    assert reported(tracker.collect(), start, 64) == []
+
+
+@pytest.mark.parametrize("kind", ["memfd", "file", "anonymous"])
+def test_shared_memory(target: Target, tracker: ww.ProcessTracker, kind: str) -> None:
+    if kind == "file":
+        start = file_memory(target, "SHARED")
+    elif kind == "memfd":
+        start = target.run(
+            "m = os.memfd_create('m'); os.ftruncate(m, 64 * P); answer = memory(64, RW, SHARED, m)"
+        )
+    else:
+        start = target.memory(64, "RW", "SHARED | ANON")
+    target.run(f"poke({start}, 1, 2)")
+    assert pages_in(tracker.collect().assumed, start, 64) == [1, 2]
+    target.run(f"poke({start}, 2)")
+    assert pages_in(tracker.collect().written, start, 64) == [2]
+    target.run(f"peek({start}, 9)")
+    writes = tracker.collect()
+    assert pages_in(writes.written, start, 64) == []
+    assert pages_in(writes.assumed, start, 64) == [9]  # mapped for the first time: a write looks the same
+    assert writes.exact
+    target.run(f"peek({start}, 9)")
+    assert reported(tracker.collect(), start, 64) == []
+
+
+def test_shared_memory_that_cannot_be_written_is_not_tracked_and_says_so(
+    target: Target, tracker: ww.ProcessTracker
+) -> None:
+    start = target.run(
+        "import tempfile; t = tempfile.NamedTemporaryFile(); t.write(b'x' * P); t.flush(); "
+        "r = os.open(t.name, os.O_RDONLY); answer = memory(1, R, SHARED, r)"
+    )
+    mapping = next(one for one in tracker.collect().mappings if one.start == start)
+    assert not mapping.tracked
+    assert "cannot be written through this mapping" in str(mapping.unseen)
+
+
+def test_huge_pages_of_a_file_are_reported_whole_and_not_as_exact(
+    target: Target, tracker: ww.ProcessTracker
+) -> None:
+    size = 2 << 20
+    start = target.run(f"answer = libc.mmap(None, {2 * size}, RW, PRIVATE | ANON | 0x40000, -1, 0)")
+    if start in (None, 2**64 - 1):
+        pytest.skip("no huge page is free (vm.nr_hugepages)")
+    pages = size // PAGE
+    target.run(f"poke({start}, 0, {pages})")
+    tracker.collect()
+    target.run(f"poke({start}, 1)")
+    writes = tracker.collect()
+    assert reported(writes, start, 2 * pages) == list(range(pages))
+    assert not writes.exact
+
+
+def test_the_first_store_to_a_transparent_huge_page_is_assumed_to_have_written_all_of_it(
+    target: Target, tracker: ww.ProcessTracker
+) -> None:
+    pages = (2 << 20) // PAGE
+    start = target.run("a = memory(2048); answer = -(-a // (2 << 20)) * (2 << 20)")
+    target.run(f"libc.madvise({start}, {pages} * P, 14)")
+    tracker.collect()
+    target.run(f"poke({start}, 7)")
+    writes = tracker.collect()
+    if len(reported(writes, start, pages)) == 1:
+        pytest.skip("Linux gave no huge page here (transparent_hugepage/enabled)")
+    assert pages_in(writes.assumed, start, pages) == list(range(pages))
+    target.run(f"poke({start}, 7)")
+    assert reported(tracker.collect(), start, pages) == [7]
+
+
+# ---- who writes ----------------------------------------------------------------------------------
+
+
+def test_what_the_kernel_writes_is_reported(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(64)
+    target.run(
+        f"poke({start}, *range(64)); z = open('/dev/zero', 'rb'); a, b = socket.socketpair(); b.send(b'x')"
+    )
+    tracker.collect()
+    target.run(
+        f"libc.read(z.fileno(), ctypes.c_void_p({start} + 3 * P), 1); "
+        f"libc.recv(a.fileno(), ctypes.c_void_p({start} + 5 * P), 1, 0)"
+    )
+    assert reported(tracker.collect(), start, 64) == [3, 5]
+
+
+def test_what_another_process_writes_here_is_reported(target: Target, tracker: ww.ProcessTracker) -> None:
+    start = target.memory(64)
+    target.run(f"poke({start}, *range(64))")
+    tracker.collect()
+    with open(f"/proc/{target.pid}/mem", "r+b", buffering=0) as memory:
+        memory.seek(start + 9 * PAGE)
+        memory.write(b"y")
+    assert reported(tracker.collect(), start, 64) == [9]
+
+
+# ---- what it costs -------------------------------------------------------------------------------
+
+
+def test_a_sparse_gigabyte_keeps_its_page_tables(target: Target, tracker: ww.ProcessTracker) -> None:
+    pages = (1 << 30) // PAGE
+    start = target.memory(pages, "RW", "PRIVATE | ANON | NORESERVE")
+    target.run(f"poke({start}, *range(0, {pages}, {pages // 16}))")
+    before = vm_lines(target.pid, "VmPTE")["VmPTE"]
+    for _ in range(3):
+        tracker.collect()
+        target.run(f"poke({start}, 0)")
+    assert vm_lines(target.pid, "VmPTE")["VmPTE"] - before <= 32 * PAGE
