@@ -130,7 +130,7 @@ def test_8_a_present_page_takes_one_fault_and_the_mmap_lock_is_not_taken() -> No
     before, locks = area.calls.completed_faults(), area.calls.machine.counters.locks.copy()
     area.store(0)
     assert area.calls.completed_faults() - before == 1
-    assert area.calls.machine.counters.locks - locks == {("vma", "read"): 1}
+    assert area.calls.machine.counters.locks - locks == {("vma", "read"): 1, ("pte", "lock"): 1}
 
 
 def test_8_a_marker_takes_two_faults() -> None:

@@ -104,8 +104,10 @@ def _fault_many(mm: Mm, vma: Vma, ptes: Entries) -> Entries:
     frames.exclusive[pfns[faulting & mine]] = True
     fresh = ~present
     # A marker is filled by one fault and cleared by a second.
-    mm.count_faults(int(faulting.sum()) + int(marker.sum() if vma.uffd_wp else 0))
-    mm.machine.counters.locks["vma", "read"] += int(faulting.sum()) + int(marker.sum() if vma.uffd_wp else 0)
+    n_faults = int(faulting.sum()) + int(marker.sum() if vma.uffd_wp else 0)
+    mm.machine.counters.lock("vma", "read", n_faults)
+    mm.machine.counters.lock("pte", "lock", n_faults)
+    mm.count_faults(n_faults)
     mm.machine.counters.events["marker-filled"] += int(marker.sum() if vma.uffd_wp else 0)
     faults["wp-async"] += int((protected & faulting).sum())
     faults["anon"] += int(fresh.sum())

@@ -16,26 +16,36 @@ class Counters:
         events: Name -> how often. Those that ``/proc/vmstat`` has keep its names: ``thp_split_pmd``,
             ``thp_fault_alloc``, ``thp_file_alloc``, ``thp_collapse_alloc``. Our own: ``marker-filled`` (a write met
             a uffd-wp marker), ``message`` (a fault went to user space), ``swap_in``, ``swap_out``, ``migrate``.
-        flushes: Number of TLB flushes.
-        flushed_pages: Base pages in the flushed ranges.
-        locks: (lock, how) -> how often: ``("mmap_lock", "read")``, ``("mmap_lock", "write")``, ``("vma", "read")``
-            (a page fault: since v6.4 it locks its VMA, and the mmap lock only where that fails), ``("pte", "lock")``.
+        flush_ranges: Base pages in a range -> TLB flushes of ranges of that size.
+        locks: (lock, how) -> how often: ``("mmap_lock", "read")`` and ``"write"``; ``("vma", "read")``, what a page
+            fault and a filling ioctl take since v6.4 and v6.10 instead of the mmap lock; ``("pte", "lock")``, one
+            page table's, in faults, scans, protecting and unmapping.
     """
 
     faults: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
-    flushes: int = 0
-    flushed_pages: int = 0
+    flush_ranges: Counter[int] = field(default_factory=Counter)
     locks: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def flushes(self) -> int:
+        """Number of TLB flushes."""
+        return self.flush_ranges.total()
+
+    @property
+    def flushed_pages(self) -> int:
+        """Base pages in the flushed ranges."""
+        return sum(n_pages * times for n_pages, times in self.flush_ranges.items())
 
     def flush(self, n_pages: int) -> None:
         """Note one TLB flush of a range."""
-        self.flushes += 1
-        self.flushed_pages += n_pages
+        self.flush_ranges[n_pages] += 1
+
+    def lock(self, lock: str, how: str, times: int = 1) -> None:
+        """Note that a lock was taken."""
+        self.locks[lock, how] += times
 
     def reset(self) -> None:
         """Start again from zero."""
-        self.faults.clear()
-        self.events.clear()
-        self.locks.clear()
-        self.flushes = self.flushed_pages = 0
+        for counter in (self.faults, self.events, self.flush_ranges, self.locks):
+            counter.clear()

@@ -96,7 +96,8 @@ def handle_mm_fault(mm: Mm, vma: Vma, addr: int, *, write: bool, user: bool = Tr
     """Serve one page fault of an access that the VMA permits; counts it as a minor fault when it is over."""
     # Compare mm/memory.c:handle_mm_fault(), mm_account_fault(): an error or a wait is not counted.
     fault = Fault(mm, vma, addr & -mm.machine.page_size, addr, write, user)
-    mm.machine.counters.locks["vma", "read"] += 1
+    mm.machine.counters.lock("vma", "read")
+    mm.machine.counters.lock("pte", "lock")
     mm.table.reach(addr)
     if vma.is_hugetlb:
         hugetlb_fault(fault)

@@ -72,6 +72,7 @@ def finish(fill: Fill, mode: int, known_modes: int, report: Callable[[int], None
 
 def _fill_range(fill: Fill, report: Callable[[int], None]) -> int:
     done = 0
+    fill.context.mm.machine.counters.lock("vma", "read")
     try:
         vma = _destination(fill)
         unit = fill.context.mm.machine.huge_page_size if vma.is_hugetlb else fill.context.mm.machine.page_size

@@ -39,7 +39,7 @@ def fork(mm: Mm) -> Steps[Mm]:
         child.vmas.insert(copy)
         if not vma.flags & VM_WIPEONFORK and _needs_copy(vma, copy):
             _copy_page_range(mm, child, vma, copy)
-    mm.machine.counters.locks["mmap_lock", "write"] += 1
+    mm.machine.counters.lock("mmap_lock", "write")
     for parent_context, child_context in contexts.items():
         message = UffdMsg(event=UFFD_EVENT_FORK)
         yield from send_event(parent_context, message, child_context)

@@ -48,6 +48,7 @@ def madvise(mm: Mm, addr: int, length: int, advice: int) -> Steps[None]:
     end = addr + (length + size - 1 & -size)
     if end == addr:
         return
+    mm.machine.counters.lock(*_lock(mm, addr, end, advice))
     if advice in _POPULATES:
         yield from populate_range(mm, addr, end, write=advice == mman.MADV_POPULATE_WRITE)
         return
@@ -75,6 +76,15 @@ def _vmas(mm: Mm, start: int, end: int) -> Iterator[tuple[int, int, Vma | None]]
         at = stop
 
 
+def _lock(mm: Mm, start: int, end: int, advice: int) -> tuple[str, str]:
+    # Compare mm/madvise.c:get_lock_mode(), try_vma_read_lock().
+    if advice in _FLAG_CHANGES:
+        return "mmap_lock", "write"
+    vma = mm.vmas.find(start)
+    alone = vma is not None and end <= vma.end and vma.context is None
+    return ("vma", "read") if advice in _UNDER_VMA_LOCK and alone else ("mmap_lock", "read")
+
+
 def _advise(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> Steps[None]:
     handler = _HANDLERS.get(advice)
     if handler is not None:
@@ -85,6 +95,13 @@ def _advise(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> Steps[None]:
 
 # ---- flags ---------------------------------------------------------------------------------------
 
+#: Advice that makes do with the lock of one VMA, unless that is registered.
+_UNDER_VMA_LOCK = {
+    mman.MADV_DONTNEED,
+    mman.MADV_FREE,
+    mman.MADV_GUARD_INSTALL,
+    mman.MADV_GUARD_REMOVE,
+}
 _POPULATES = {mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE}
 
 #: Advice -> (flags cleared, flags set).

@@ -77,7 +77,7 @@ def mmap(
         vma.pgoff = start >> machine.page_shift
     mm.vmas.insert(vma)
     mm.vmas.merge_around(start, start + length)
-    machine.counters.locks["mmap_lock", "write"] += 1
+    machine.counters.lock("mmap_lock", "write")
     yield from tell_unmapped(mm, unmapped)
     return start
 
@@ -177,7 +177,7 @@ def mprotect(mm: Mm, addr: int, length: int, prot: int) -> None:
         raise failure(errno.ENOMEM, "mprotect")
     if prot & ~0b111:
         raise failure(errno.EINVAL, "mprotect")
-    machine.counters.locks["mmap_lock", "write"] += 1
+    machine.counters.lock("mmap_lock", "write")
     at = addr
     while at < end:
         vma = mm.vmas.find(at)

@@ -50,6 +50,7 @@ def _move_range(context: Context, dst: int, src: int, length: int, *, allow_hole
     """Bytes moved, and the errno that stopped it or 0."""
     mm = context.mm
     dst_vma, src_vma = mm.vmas.find(dst), mm.vmas.find(src)
+    mm.machine.counters.lock("vma", "read", 1 if dst_vma is src_vma else 2)
     if dst_vma is not None and not dst_vma.flags & VM_SHARED:
         mm.prepare_anon(dst_vma)
     if dst_vma is None or src_vma is None:

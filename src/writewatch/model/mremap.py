@@ -58,7 +58,7 @@ def mremap(mm: Mm, addr: int, old_length: int, new_length: int, flags: int, new_
     size = mm.machine.page_size
     request = _Request(addr, old_length + size - 1 & -size, new_length + size - 1 & -size, flags, new_addr)
     _check(mm, request)
-    mm.machine.counters.locks["mmap_lock", "write"] += 1
+    mm.machine.counters.lock("mmap_lock", "write")
     if request.moves_only:
         result = _move_all(mm, request)
     else:

@@ -24,7 +24,7 @@ def munmap(mm: Mm, addr: int, length: int) -> Steps[None]:
     if addr % machine.page_size or addr > TASK_SIZE or length > TASK_SIZE - addr or not length:
         raise failure(errno.EINVAL, "munmap")
     length = length + machine.page_size - 1 & -machine.page_size
-    machine.counters.locks["mmap_lock", "write"] += 1
+    machine.counters.lock("mmap_lock", "write")
     yield from tell_unmapped(mm, unmap_region(mm, addr, addr + length))
 
 

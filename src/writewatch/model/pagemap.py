@@ -97,7 +97,7 @@ def clear_soft_dirty(mm: Mm) -> None:
     # Compare fs/proc/task_mmu.c:clear_refs_write(). Without CONFIG_MEM_SOFT_DIRTY it is accepted and does nothing.
     if not mm.machine.settings.soft_dirty:
         return
-    mm.machine.counters.locks["mmap_lock", "write"] += 1
+    mm.machine.counters.lock("mmap_lock", "write")
     for vma in mm.vmas:
         vma.flags &= ~VM_SOFTDIRTY
     for vma in mm.vmas:

@@ -63,6 +63,7 @@ def change_protection(mm: Mm, vma: Vma, start: int, end: int, change: Change) ->
 
 def _change_pmd(mm: Mm, vma: Vma, low: int, high: int, change: Change, *, populate: bool) -> None:
     # Compare mm/mprotect.c:change_pmd_range().
+    mm.machine.counters.lock("pte", "lock")
     entry = mm.table.pmd(low)
     if isinstance(entry, int):
         whole = high - low == mm.machine.huge_page_size

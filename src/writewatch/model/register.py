@@ -77,7 +77,7 @@ def register(context: Context, argument: abi.UffdioRegister) -> None:
         _check_register(mm, vma, start + length, flags, context)
     for vma in vmas:
         _register_vma(mm, vma, start, start + length, flags, context)
-    mm.machine.counters.locks["mmap_lock", "write"] += 1
+    mm.machine.counters.lock("mmap_lock", "write")
     argument.ioctls = _ioctls(mode, has_hugetlb=any(vma.is_hugetlb for vma in vmas))
 
 
@@ -145,6 +145,7 @@ def unregister(context: Context, argument: abi.UffdioRange) -> None:
         foreign = vma.context is not None and vma.context is not context
         if foreign or not can_register(vma, vma.flags, is_async=context.is_async):
             raise failure(errno.EINVAL, call)
+    mm.machine.counters.lock("mmap_lock", "write")
     for vma in vmas:
         if vma.context is not None:
             low, high = max(vma.start, start), min(vma.end, end)
@@ -169,6 +170,7 @@ def release(context: Context) -> None:
         return
     context.released = True
     if context.mm.alive:
+        context.mm.machine.counters.lock("mmap_lock", "write")
         for vma in context.mm.vmas:
             if vma in context.mm.vmas and vma.context is context:
                 clear_registration(context.mm, vma, vma.start, vma.end)
@@ -203,7 +205,7 @@ def writeprotect(context: Context, argument: abi.UffdioWriteprotect, *, strict: 
 def _writeprotect_range(mm: Mm, start: int, length: int, *, enable: bool) -> None:
     # Compare mm/userfaultfd.c:mwriteprotect_range(). Whose registration it is, nobody asks.
     call = "UFFDIO_WRITEPROTECT"
-    mm.machine.counters.locks["mmap_lock", "read"] += 1
+    mm.machine.counters.lock("mmap_lock", "read")
     vmas = mm.vmas.overlapping(start, start + length)
     if not vmas:
         raise failure(errno.ENOENT, call)

@@ -46,7 +46,7 @@ def pagemap_scan(mm: Mm, argument: PmScanArg, write_vec: Writer) -> Steps[int]:
     error: OSError | None = None
     while at < scan.end and error is None:
         stopped = False
-        mm.machine.counters.locks["mmap_lock", "read"] += 1
+        mm.machine.counters.lock("mmap_lock", "read")
         mm.n_readers += 1
         try:
             yield from _walk(scan, at)
@@ -155,7 +155,7 @@ def _walk_pmds(scan: Scan, vma: Vma, start: int, end: int) -> Steps[None]:
         elif not isinstance(entry, int) or not scan_leaf(scan, vma, low, high, entry):
             table = scan.mm.table.pmd(low)
             if isinstance(table, PteTable):
-                scan.mm.machine.counters.locks["pte", "lock"] += 1
+                scan.mm.machine.counters.lock("pte", "lock")
                 scan_table(scan, low, high, table)
             elif table is None:
                 # A huge page of a file was cut, and splitting it unmapped it: ACTION_AGAIN finds a hole.

@@ -63,6 +63,7 @@ def zap_range(mm: Mm, vma: Vma, start: int, end: int, zap: Zap) -> None:
 
 def _zap_ptes(mm: Mm, vma: Vma, start: int, end: int, zap: Zap) -> None:
     rule = _rule(vma, zap)
+    mm.machine.counters.lock("pte", "lock")
     for addr, pte in mm.table.ptes(start, end):
         if not zap.cows and _is_private(mm, pte):
             continue
