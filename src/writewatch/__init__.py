@@ -79,6 +79,7 @@ __all__ = [
     "capabilities",
     "launch",
     "model",
+    "profile",
     "track",
 ]
 
@@ -93,4 +94,8 @@ def __getattr__(name: str) -> Any:
         from writewatch.tracker.process.launching import launch
 
         return launch
+    if name == "profile":  # it brings processes and pictures
+        from writewatch.observe.profile.result import profile
+
+        return profile
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,14 +48,14 @@ def _legend(view: View, heat: Heat, width: int, glyphs: Glyphs) -> Text:
     line = Text(cursor(view.in_heatmap))
     line.append(_where(view, heat))
     if process is not None and heat.fullest:
-        line.append("   ")
+        line.append("  ")
         limits = (1, *thresholds(heat.fullest))
         distinct = [level for level in range(5) if limits[level] > (limits[level - 1] if level else 0)]
         if heat.fullest == 1:
             distinct = [4]
         for level in distinct:
             line.append(glyphs.cells[level + 1], _STYLES[level + 1])
-            line.append(f" {size_text(limits[level] * process.page_size)}  ")
+            line.append(f" {size_text(limits[level] * process.page_size)} ")
     line.stylize("bold underline")
     return fitted(line, width, glyphs)
 
@@ -67,7 +67,7 @@ def _where(view: View, heat: Heat) -> str:
     inner = view.zoom[-1]
     row = heat.bands[0].n_pages if heat.bands else 0
     rows = "a page" if row == 1 else size_text(row * process.page_size)
-    return f"{shortened(inner.label, 20)} {size_text(inner.n_pages * process.page_size)}, {rows} a row"
+    return f"{shortened(inner.label, 20)}, {rows} a row"
 
 
 def _axis(heat: Heat, columns: int, width: int, glyphs: Glyphs) -> Text:

@@ -10,7 +10,7 @@ from typing import Final
 
 from writewatch.observe.reporters.units import count_text, shortened, size_text
 from writewatch.observe.watch.ages import WINDOWS_S
-from writewatch.observe.watch.figures import Counts, MappingFigures, ProcessFigures
+from writewatch.observe.watch.figures import Counts, ProcessFigures, labels
 
 #: Characters of a line at least.
 WIDTH: Final = 80
@@ -52,7 +52,7 @@ def summary(processes: Sequence[ProcessFigures], ending: Ending, width: int = WI
     for process in large:
         yield ""
         yield f"{_who(process)}{f', {ending.outcome}' if len(ordered) == 1 else ''}"
-        yield from _table(process, width)
+        yield from table(process, width)
     small = ordered[len(large) :]
     if small or ending.n_forgotten:
         yield from _others(small, ending, width)
@@ -82,12 +82,13 @@ def _who(process: ProcessFigures) -> str:
     return f"{process.command} ({process.pid}): {process.elapsed_s:.1f} s in {epochs}"
 
 
-def _table(process: ProcessFigures, width: int) -> Iterator[str]:
+def table(process: ProcessFigures, width: int) -> Iterator[str]:
+    """The mappings of one process."""
     yield from _titles("mapping", width)
-    names = [one.mapping.name for one in process.mappings]
+    label = labels(process.mappings)
     rows = process.mappings[:_MOST_MAPPINGS]
     for row in rows:
-        yield _row(_name(row, names.count(row.mapping.name) > 1), row.counts, process, width)
+        yield _row(label(row) if row.mapped else f"({label(row)})", row.counts, process, width)
     others = process.mappings[len(rows) :]
     if others:
         n_pages = sum(one.counts.n_pages for one in others)
@@ -106,11 +107,6 @@ def _titles(what: str, width: int) -> Iterator[str]:
 
 def _name_width(width: int) -> int:
     return width - 9 - 9 - 5 * 8
-
-
-def _name(row: MappingFigures, is_ambiguous: bool) -> str:
-    where = f" {row.mapping.start:x}" if is_ambiguous else ""
-    return row.mapping.name + where if row.mapped else f"({row.mapping.name}{where})"
 
 
 def _row(name: str, counts: Counts, process: ProcessFigures, width: int) -> str:

@@ -15,7 +15,7 @@ from writewatch.observe.reporters.screen import Glyphs, cursor, first_row, fitte
 from writewatch.observe.reporters.units import count_text, rate_text, share_text, shortened, size_text
 from writewatch.observe.top.view import Member, View
 from writewatch.observe.watch.ages import WINDOWS_S
-from writewatch.observe.watch.figures import MappingFigures, ProcessFigures
+from writewatch.observe.watch.figures import MappingFigures, ProcessFigures, labels
 
 _DIM: Final = "dim"
 #: Below the smallest screen nothing can be read.
@@ -100,11 +100,13 @@ def table(view: View, width: int, height: int, glyphs: Glyphs) -> list[Text]:
     if view.shows_processes:
         return _processes(view, width, height, glyphs)
     mappings = view.mappings()
+    label = labels(mappings)
     name_width, spark_width = _widths(width)
     lines = [_titles(view, len(mappings), name_width, spark_width, width, glyphs)]
     first = first_row(view.row, len(mappings), height - 1)
     for number, one in enumerate(mappings[first : first + height - 1], first):
-        lines.append(_mapping_row(view, one, number == view.row, name_width, spark_width, width, glyphs))
+        is_selected = number == view.row
+        lines.append(_mapping_row(view, one, label(one), is_selected, name_width, spark_width, width, glyphs))
     if not mappings:
         nothing = (
             f"no mapping that was written holds {view.filter!r}" if view.filter else "nothing written yet"
@@ -139,6 +141,7 @@ def _titles(view: View, n: int, name_width: int, spark_width: int, width: int, g
 def _mapping_row(
     view: View,
     one: MappingFigures,
+    label: str,
     is_selected: bool,
     name_width: int,
     spark_width: int,
@@ -149,7 +152,7 @@ def _mapping_row(
     assert process is not None
     counts = one.counts
     sizes = [pages * process.page_size for pages in (*counts.working_set[1:], counts.n_distinct)]
-    line = Text(cursor(is_selected) + _name(one, name_width))
+    line = Text(cursor(is_selected) + _name(one, label, name_width))
     line.append(f"{rate_text(counts.rate_latest):>10} ")
     line.append(sparkline(counts.history, spark_width, glyphs), "green")
     line.append(f"{size_text(sizes[0]):>8}{size_text(sizes[1]):>8}{size_text(sizes[2]):>9}")
@@ -162,9 +165,9 @@ def _mapping_row(
     return fitted(line, width, glyphs)
 
 
-def _name(one: MappingFigures, width: int) -> str:
+def _name(one: MappingFigures, label: str, width: int) -> str:
     """The name; ``!``: somebody may write to it unseen; in parentheses: it is not mapped any more."""
-    name = one.mapping.name if one.mapped else f"({one.mapping.name})"
+    name = label if one.mapped else f"({label})"
     mark = "!" if one.mapping.unseen else ""
     return f"{mark}{shortened(name, width - len(mark) - 1)}".ljust(width)
 

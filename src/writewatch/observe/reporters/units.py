@@ -7,8 +7,8 @@ from typing import Final
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
-#: Last words that must stay: the section of a file, an address.
-_TELLING: Final = re.compile(r"\..*|[0-9a-f]{6,}")
+#: Last words that must stay: the section of a file, an address, how many more.
+_TELLING: Final = re.compile(r"\..*|[0-9a-f]{6,}|\+\d+")
 #: What a terminal without Unicode gets for the signs that reports use.
 _PLAIN: Final = str.maketrans({"≤": "<", "…": "~", "–": "-", "·": "|", "µ": "u", "×": "x", "→": ">"})
 
@@ -45,9 +45,7 @@ def share_text(share: float) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """Text in at most so many characters. Of a path the end says most; of a section, its name; of an address,
-    all.
-    """
+    """Text in at most so many characters. Of a path the end is kept, and a last word that tells much."""
     if len(text) <= width:
         return text
     if text.startswith("/"):

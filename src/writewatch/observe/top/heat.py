@@ -16,7 +16,7 @@ import numpy as np
 
 from writewatch.observe.top.history import History
 from writewatch.observe.watch.ages import Integers
-from writewatch.observe.watch.figures import MappingFigures
+from writewatch.observe.watch.figures import MappingFigures, labels
 
 #: A cell reaches a level with this part of the fullest cell on display; level 0 is nothing, 1 anything.
 LEVELS: Final = (1 / 128, 1 / 32, 1 / 8, 1 / 2)
@@ -81,10 +81,11 @@ def whole(
 ) -> tuple[Band, ...]:
     """Bands of all that was written lately, by address: a mapping has one or more, or shares one."""
     found = []
+    label = labels(mappings)
     for one in sorted(mappings, key=lambda one: one.mapping.start):
         extent = history.extent(one.mapping.start // page_size, one.mapping.end // page_size)
         if extent is not None:
-            found.append(Band(*extent, one.mapping.name))
+            found.append(Band(*extent, label(one)))
     if len(found) > n_rows:
         return _shared(found, n_rows)
     rows = _rows_of([band.n_pages for band in found], n_rows)

@@ -50,9 +50,12 @@ class History:
 
     def add(self, writes: ProcessWrites) -> None:
         """One more; the oldest leave."""
-        runs = writes.page_runs
+        self.add_runs(writes.ended_ns, writes.page_runs)
+
+    def add_runs(self, ended_ns: int, runs: Runs) -> None:
+        """The same, of what an epoch wrote."""
         before = np.concatenate(([0], np.cumsum(runs[:, 1] - runs[:, 0])))
-        self._epochs.append(Past(writes.ended_ns, runs, before))
+        self._epochs.append(Past(ended_ns, runs, before))
         while len(self._epochs) > 1 and sum(len(past.runs) for past in self._epochs) > MOST_RUNS:
             self._epochs.popleft()
 

@@ -13,7 +13,7 @@ from writewatch.observe.top import heat
 from writewatch.observe.top.heat import Band, Heat
 from writewatch.observe.top.history import History
 from writewatch.observe.watch.book import Book
-from writewatch.observe.watch.figures import MappingFigures, ProcessFigures
+from writewatch.observe.watch.figures import MappingFigures, ProcessFigures, labels
 from writewatch.tracker.process.writes import ProcessWrites
 
 #: Column -> what it sorts by. Numbers are sorted largest first, text and addresses in their order.
@@ -244,7 +244,7 @@ class View:
         size = process.page_size
         extent = history.extent(one.mapping.start // size, one.mapping.end // size)
         if extent is not None:
-            self.zoom = [Band(*extent, one.mapping.name)]
+            self.zoom = [Band(*extent, labels(self.mappings())(one))]
             self.band = 0
             self.in_heatmap = True
 

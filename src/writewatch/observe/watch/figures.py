@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from writewatch.tracker.process.writes import Mapping
@@ -75,3 +77,14 @@ class ProcessFigures:
     counts: Counts
     mappings: tuple[MappingFigures, ...]
     notes: tuple[str, ...]
+
+
+def labels(mappings: Sequence[MappingFigures]) -> Callable[[MappingFigures], str]:
+    """What to call a mapping among these: its name, and where several have that, its address as well."""
+    n_named = Counter(one.mapping.name for one in mappings)
+
+    def label(one: MappingFigures) -> str:
+        found = one.mapping
+        return found.name if n_named[found.name] < 2 else f"{found.name} {found.start:x}"
+
+    return label

@@ -49,7 +49,8 @@ def _names(folder: Path) -> Iterator[str]:
 
 def _command_line(folder: Path) -> str:
     try:
-        words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        text = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
         return "ended"
+    words = " ".join(text.split())
     return words if len(words) <= 40 else f"{words[:39]}…"
