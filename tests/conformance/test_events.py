@@ -58,6 +58,20 @@ def test_remove_of_file_pages_sends_remove(place: Place) -> None:
     task.result()
 
 
+@pytest.mark.parametrize("advice", [mman.MADV_DONTNEED, mman.MADV_FREE])
+def test_what_was_split_off_while_the_event_waited_is_told_by_itself(place: Place, advice: int) -> None:
+    area, context = place.map(3), place.context(uf.UFFD_FEATURE_EVENT_REMOVE)
+    area.fill()
+    context.register(area)
+    task = place.world.spawn("madvise", area.start, area.length, advice)
+    assert task.is_blocked()
+    area.part(2, 3).protection(mman.PROT_READ)
+    assert _events(context) == [(uf.UFFD_EVENT_REMOVE, area.start, area.end, 0)]
+    assert task.is_blocked()
+    assert _events(context) == [(uf.UFFD_EVENT_REMOVE, area.address(2), area.end, 0)]
+    assert task.settle()
+
+
 def test_remove_is_delivered_before_the_pages_go(place: Place) -> None:
     area = place.map(1)
     context = _armed(place, REMOVE, area)

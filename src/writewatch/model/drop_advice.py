@@ -32,6 +32,19 @@ def _tell_removed(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
     yield from send_event(context, message)
 
 
+def _tell_and_find(mm: Mm, vma: Vma, start: int, end: int) -> Steps[tuple[Vma, int]]:
+    """The VMA that is there once the event was read, and where it or the range ends.
+
+    A VMA that was split meanwhile ends earlier: the rest of the range is walked, and told, by itself.
+    """
+    # Compare mm/madvise.c:madvise_dontneed_free().
+    yield from _tell_removed(mm, vma, start, end)
+    found = mm.vmas.find(start)
+    if found is None:
+        raise failure(errno.ENOMEM, _CALL)
+    return found, min(end, found.end)
+
+
 def _droppable_end(mm: Mm, vma: Vma, start: int, end: int, *, hugetlb: bool) -> int:
     # Compare mm/madvise.c:madvise_dontneed_free_valid_vma().
     if not vma.is_hugetlb:
@@ -44,40 +57,36 @@ def _droppable_end(mm: Mm, vma: Vma, start: int, end: int, *, hugetlb: bool) -> 
     return end & -size
 
 
-def dontneed(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
+def dontneed(mm: Mm, vma: Vma, start: int, end: int) -> Steps[int | None]:
     """Forget pages: of anonymous memory with bits and markers, of a file leaving markers."""
     # Compare mm/madvise.c:madvise_dontneed_single_vma().
     end = _droppable_end(mm, vma, start, end, hugetlb=True)
     if start == end:
-        return
-    yield from _tell_removed(mm, vma, start, end)
-    found = mm.vmas.find(start)
-    if found is None:
-        raise failure(errno.ENOMEM, _CALL)
-    zap_range(mm, found, start, min(end, found.end), DONTNEED)
+        return None
+    found, stop = yield from _tell_and_find(mm, vma, start, end)
+    zap_range(mm, found, start, stop, DONTNEED)
+    return stop if stop < end else None
 
 
-def free(mm: Mm, vma: Vma, start: int, end: int) -> Steps[None]:
+def free(mm: Mm, vma: Vma, start: int, end: int) -> Steps[int | None]:
     """Content may be dropped when memory is short: present pages stay, and keep their bit."""
     # Compare mm/madvise.c:madvise_free_single_vma().
     end = _droppable_end(mm, vma, start, end, hugetlb=False)
-    yield from _tell_removed(mm, vma, start, end)
-    found = mm.vmas.find(start)
-    if found is None:
-        raise failure(errno.ENOMEM, _CALL)
+    found, stop = yield from _tell_and_find(mm, vma, start, end)
     if not found.is_anonymous:
         raise failure(errno.EINVAL, _CALL)
-    for low, high, entry in list(mm.table.walk(start, min(end, found.end))):
+    for low, high, entry in list(mm.table.walk(start, stop)):
         if isinstance(entry, int):
             _free_leaf(mm, low, high, entry)
-    split_parts(mm, start, min(end, found.end))
-    for addr, pte in mm.table.ptes(start, min(end, found.end)):
+    split_parts(mm, start, stop)
+    for addr, pte in mm.table.ptes(start, stop):
         if pte & p.SWAP or pte & p.POISON:
             mm.table.set_pte(addr, p.EMPTY)
             mm.forget(pte)
         elif pte & p.PRESENT and not pte & p.ZERO and mm.machine.frames.mapcount[p.number(pte)] == 1:
             mm.machine.frames.lazy[p.number(pte)] = True
             mm.set_pte(addr, pte & ~(p.DIRTY | p.ACCESSED))
+    return stop if stop < end else None
 
 
 def _free_leaf(mm: Mm, low: int, high: int, leaf: int) -> None:

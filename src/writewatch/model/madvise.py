@@ -6,7 +6,7 @@ Truth: mm/madvise.c.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeAlias
 
 from writewatch.abi import mman
@@ -36,7 +36,8 @@ from writewatch.model.vma import (
 from writewatch.model.waits import Steps
 
 _CALL = "madvise"
-_Handler: TypeAlias = Callable[[Mm, Vma, int, int], Steps[None]]
+#: Handles a part of one VMA; returns where it ended if the VMA became shorter while it slept.
+_Handler: TypeAlias = Callable[[Mm, Vma, int, int], Steps[int | None]]
 
 
 def madvise(mm: Mm, addr: int, length: int, advice: int) -> Steps[None]:
@@ -52,28 +53,19 @@ def madvise(mm: Mm, addr: int, length: int, advice: int) -> Steps[None]:
     if advice in _POPULATES:
         yield from populate_range(mm, addr, end, write=advice == mman.MADV_POPULATE_WRITE)
         return
-    has_hole = False
-    for at, stop, vma in _vmas(mm, addr, end):
-        if vma is None:
-            has_hole = True
-            continue
-        yield from _advise(mm, vma, at, stop, advice)
-    if has_hole:
-        raise failure(errno.ENOMEM, _CALL)
-
-
-def _vmas(mm: Mm, start: int, end: int) -> Iterator[tuple[int, int, Vma | None]]:
-    """(start, end, VMA or None for a hole) of each part; looked up anew at each, for handlers may sleep."""
-    at = start
+    has_hole, at = False, addr
     while at < end:
+        # Looked up anew for each part: handlers may sleep.
         vma = mm.vmas.find(at)
         if vma is None:
+            has_hole = True
             later = mm.vmas.overlapping(at, end)
-            stop = later[0].start if later else end
+            at = later[0].start if later else end
         else:
             stop = min(vma.end, end)
-        yield at, stop, vma
-        at = stop
+            at = (yield from _advise(mm, vma, at, stop, advice)) or stop
+    if has_hole:
+        raise failure(errno.ENOMEM, _CALL)
 
 
 def _lock(mm: Mm, start: int, end: int, advice: int) -> tuple[str, str]:
@@ -85,12 +77,12 @@ def _lock(mm: Mm, start: int, end: int, advice: int) -> tuple[str, str]:
     return ("vma", "read") if advice in _UNDER_VMA_LOCK and alone else ("mmap_lock", "read")
 
 
-def _advise(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> Steps[None]:
+def _advise(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> Steps[int | None]:
     handler = _HANDLERS.get(advice)
     if handler is not None:
-        yield from handler(mm, vma, start, end)
-        return
+        return (yield from handler(mm, vma, start, end))
     _change_flags(mm, vma, start, end, advice)
+    return None
 
 
 # ---- flags ---------------------------------------------------------------------------------------
