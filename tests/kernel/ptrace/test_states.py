@@ -76,7 +76,7 @@ def test_a_parent_that_waits_for_its_vfork_child() -> None:
     with Target("states", "vfork") as target:
         child = target.tid
         with pytest.raises(AttachError, match=rf"no thread of {target.pid} .*vfork child {child}\)"):
-            take(target.pid)
+            take_userfaultfd(target.pid, deadline_s=0.05)
         with pytest.raises(HelperGoneError):
             request(target.pid, target.pid, deadline_s=0.05)
         lives_on(target)

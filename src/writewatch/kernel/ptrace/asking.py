@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ _HELPER: Final = Path(__file__).with_name("helper.py")
 _PACKET: Final = 1 << 16
 #: After its deadline a helper may still be putting a thread back to how it was.
 _GRACE_S: Final = 1.0
+_START_S: Final = 30.0
 
 Answer = dict[str, Any]
 
@@ -41,6 +43,7 @@ class Helper:
                 ("ptrace",),
             )
         self.rights = _rights()
+        self._process = -1
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
@@ -51,9 +54,18 @@ class Helper:
                     start_new_session=True,  # not meant by a signal to the process group
                     check=False,
                 )
+            self._process = self._hello()
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
+
+    def _hello(self) -> int:
+        """A pidfd of it, by the number that it sends when it is ready."""
+        self._socket.settimeout(_START_S)
+        try:
+            return os.pidfd_open(int(self._socket.recv(_PACKET)))
+        except (OSError, ValueError) as error:
+            raise HelperGoneError from error
 
     def ask(self, request: Mapping[str, Any], wait_s: float, beside: int = -1) -> tuple[Answer, int]:
         """One request; the answer and a descriptor that is the caller's, -1 for none.
@@ -61,19 +73,30 @@ class Helper:
         Raises:
             HelperGoneError: It died, or has to be left alone; use another.
         """
-        self._socket.settimeout(wait_s)
         try:
+            self._socket.settimeout(wait_s)
             socket.send_fds(self._socket, [json.dumps(request).encode()], [beside] if beside >= 0 else [])
             packet, received, _, _ = socket.recv_fds(self._socket, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
+            self._await_end()
             raise HelperGoneError from error
         if not packet:
+            self._await_end()
             raise HelperGoneError
         return json.loads(packet), received[0] if received else -1
+
+    def _await_end(self) -> None:
+        """Its files are closed before Linux detaches what it traced; only then is nobody traced any more."""
+        poller = select.poll()
+        poller.register(self._process, select.POLLIN)
+        poller.poll(_GRACE_S * 1000)
 
     def close(self) -> None:
         """Let it end."""
         self._socket.close()
+        if self._process >= 0:
+            os.close(self._process)
+            self._process = -1
 
 
 def _rights() -> tuple[object, ...]:
@@ -109,8 +132,8 @@ def ask(request: Mapping[str, Any], deadline_s: float, beside: int = -1) -> tupl
 
 
 def _had_gone(error: HelperGoneError) -> bool:
-    """Whether a helper was not there any more when it was asked: it had been idle for too long."""
-    return isinstance(error.__cause__, BrokenPipeError)
+    """Whether a helper that had been idle for too long ended before it read the request."""
+    return isinstance(error.__cause__, BrokenPipeError | ConnectionResetError)
 
 
 def _forget() -> None:

@@ -27,6 +27,7 @@ _LEAST_S: Final = 0.001
 _TRIES: Final = 8
 _PASSING: Final = frozenset({"ended", "replaced", "no instruction", "seize", "open"})
 _DID_NOT_STOP: Final[dict[str, Any]] = {"failed": "deadline"}
+_PAUSE_S: Final = 0.001
 #: For a child that has to close a copy.
 _CLOSE_S: Final = 0.5
 
@@ -66,25 +67,25 @@ def take_userfaultfd(pid: int, *, deadline_s: float = 1.0) -> Taken:
     """
     if machine_of() is None:
         raise KernelUnsupportedError("attaching is written for x86-64 and aarch64 alone", ("ptrace",))
-    ends = time.monotonic() + deadline_s
-    facts = read_facts(pid)
-    threads = judge(facts)
+    ends, failures = time.monotonic() + deadline_s, 0
     unwilling: set[int] = set()
-    for patience in reversed(range(_TRIES)):
-        untried = [thread for thread in threads if thread.tid not in unwilling]
+    while True:
+        facts = read_facts(pid)
+        threads = [thread for thread in judge(facts) if thread.tid not in unwilling]
         left = ends - time.monotonic()
-        if not untried or (left <= 0 and unwilling):
+        if left <= 0:
             raise AttachError(cannot_be_stopped(facts), pid)
-        outcome = _try(facts, untried[0], left * _SHARE if len(untried) > 1 else left)
+        if not threads:  # asleep in the kernel, or waiting for a vfork child: often for a moment only
+            time.sleep(min(_PAUSE_S, left))
+            continue
+        outcome = _try(facts, threads[0], left * _SHARE if len(threads) > 1 else left)
         if isinstance(outcome, Taken):
             return outcome
+        failures += 1
         if outcome == _DID_NOT_STOP:
-            unwilling.add(untried[0].tid)
-        elif not patience:
+            unwilling.add(threads[0].tid)
+        elif failures == _TRIES:
             raise AttachError(sentence(outcome, pid), pid)
-        facts = read_facts(pid)
-        threads = judge(facts)
-    raise AttachError(cannot_be_stopped(facts), pid)
 
 
 def _try(facts: Facts, thread: Thread, deadline_s: float) -> Taken | dict[str, Any]:

@@ -4,9 +4,9 @@ ptrace(2) belongs to one thread, and its waits block. So it is done by a process
 can die at any time without harm: Linux detaches what it traced. It ends when its owner's end of the socket is closed,
 by dying if need be, or when nothing was asked of it for a while.
 
-Arguments: descriptor of a socket to the owner. A request is one packet of JSON (see ``visiting.py``), with a
-descriptor beside it or not; the answer is another. With a second argument, descriptor of a file that describes a
-program, it is that program's parent instead (see ``following.py``).
+Arguments: descriptor of a socket to the owner. The first packet is ours, and has our pid. A request is one packet of
+JSON (see ``visiting.py``), with a descriptor beside it or not; the answer is another. With a second argument,
+descriptor of a file that describes a program, it is that program's parent instead (see ``following.py``).
 
 The process that is started forks and ends, so that the one that stays is no child of its owner, who may wait for all
 of its own.
@@ -44,12 +44,13 @@ def serve(owner: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)  # meant for the owner
     owner.settimeout(_IDLE_S)
+    owner.send(str(os.getpid()).encode())
     gc.freeze()
     gc.disable()  # a collection would be time that a thread is held
     while True:
         try:
             packet, received, _, _ = socket.recv_fds(owner, _PACKET, 1)
-        except TimeoutError:
+        except OSError:  # nothing was asked for a while, or the owner died with an answer unread
             return
         if not packet:
             return

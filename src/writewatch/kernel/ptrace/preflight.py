@@ -23,15 +23,17 @@ def check(pid: int) -> None:
         UsageError: It is this process.
         AttachError: It cannot be, and why.
     """
-    judge(read_facts(pid))
+    facts = read_facts(pid)
+    if not judge(facts):
+        raise AttachError(cannot_be_stopped(facts), pid)
 
 
 def judge(facts: Facts) -> tuple[Thread, ...]:
-    """The threads to try, best first.
+    """The threads to try, best first; none while all are where a stop does not reach them.
 
     Raises:
         UsageError: It is this process.
-        AttachError: There is none, and why.
+        AttachError: It cannot be attached to, and why.
     """
     if facts.pid == facts.by.pid:
         raise UsageError("use Tracker() for the own process")
@@ -57,7 +59,9 @@ def refusal(facts: Facts) -> str | None:
         return f"{pid} is being traced by {name} (pid {number}); detach it for a moment (it may return after attaching)"
     if facts.is_32_bit:
         return f"{pid} is a 32-bit process: not supported"
-    return _by_policy(facts) or _by_state(facts)
+    if facts.frozen_by is not None:
+        return f"{pid} is frozen by cgroup {facts.frozen_by}; thaw it first"
+    return _by_policy(facts)
 
 
 def _by_policy(facts: Facts) -> str | None:
@@ -79,15 +83,6 @@ def _who_suspends(facts: Facts) -> str:
     if facts.by.traces_any and facts.by.uid == 0:
         return "give this process CAP_SYS_ADMIN and start it without a filter of its own (outside of the container)"
     return "run as root"
-
-
-def _by_state(facts: Facts) -> str | None:
-    pid = facts.pid
-    if facts.frozen_by is not None:
-        return f"{pid} is frozen by cgroup {facts.frozen_by}; thaw it first"
-    if not best_first(facts.threads):
-        return cannot_be_stopped(facts)
-    return None
 
 
 def cannot_be_stopped(facts: Facts) -> str:
