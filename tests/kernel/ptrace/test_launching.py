@@ -132,19 +132,23 @@ def test_exec_by_a_thread_that_is_not_the_leader() -> None:
 
 
 def test_signals_pass_through_and_stops_work() -> None:
-    script = "trap 'exit 9' USR1; kill -STOP $$; while :; do :; done"
-    with running(["sh", "-c", script], follow_forks=True) as launched:
+    script = "trap 'exit 9' USR1; echo here; kill -STOP $$; while :; do :; done"
+    reader, writer = os.pipe()
+    with running(["sh", "-c", script], follow_forks=True, stdout=writer) as launched:
         first = launched.next_event()
         assert isinstance(first, NewMemory)
         assert first.taken is not None
         os.close(first.taken.fd)
         launched.release(first.pid)
+        assert os.read(reader, 10) == b"here\n"
         status = Path(f"/proc/{launched.pid}/status")
         while "State:\tt" not in status.read_text():  # LISTEN keeps a traced group in t
             pass
         os.kill(launched.pid, signal.SIGUSR1)
         os.kill(launched.pid, signal.SIGCONT)
         assert events(launched)[-1] == Ended(launched.pid, 9)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_dispositions_of_signals_are_those_of_a_program_that_a_shell_starts() -> None:
