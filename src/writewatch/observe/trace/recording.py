@@ -63,6 +63,7 @@ class Recording:
         self._limit = epoch_ranges
         self._ids = itertools.count()
         self._processes: dict[int, _Process] = {}
+        self._used: dict[int, tuple[int, int]] = {}
 
     def begin_segment(self) -> None:
         """Say again what still holds, with the next block."""
@@ -77,7 +78,10 @@ class Recording:
         return joined(blocks)
 
     def _end(self, pid: int) -> Event:
-        at_ns = self._processes.pop(pid).seen_ns
+        process = self._processes.pop(pid)
+        # A process id may come back: a program and an epoch of it are never used twice.
+        self._used[pid] = process.program + 1, process.n_epochs
+        at_ns = process.seen_ns
         return Event("exit", pid, at_ns, at_ns, "ended, or is not watched any more")
 
     def _of_process(self, writes: ProcessWrites) -> Block:
@@ -85,7 +89,8 @@ class Recording:
         events: list[Event] = []
         if process is None:
             events += self._fork(writes)
-            process = self._processes[writes.pid] = _Process(Identities(self._ids))
+            process = _Process(Identities(self._ids), *self._used.get(writes.pid, (0, 0)))
+            self._processes[writes.pid] = process
         elif writes.epoch <= process.last_epoch:
             events.append(self._exec(process, writes))
         process.last_epoch, process.seen_ns = writes.epoch, writes.ended_ns - self._began_ns
