@@ -19,9 +19,9 @@ would be the scheduler's; EVENT_FORK and EVENT_UNMAP, whose sender sleeps in the
 main thread (``tests/conformance/test_events.py`` has them).
 
 **Shows once and not again**: reclaim under memory pressure, somebody else who takes the huge pages or the swap
-area, and khugepaged where only root could stop it. What differs is run again in fresh processes, and is a
-divergence if it differs again (``driver.compare_twice``); otherwise it is counted as disturbed, and the
-count is printed.
+area, a disk so busy that an answer is late, and khugepaged where only root could stop it. What differs is run again
+in fresh processes, and is a divergence if it differs again (``driver.compare_twice``); otherwise it is counted as
+disturbed, and the count is printed.
 """
 
 from __future__ import annotations

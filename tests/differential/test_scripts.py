@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conformance import machine
+from tests.conformance.world import WorldLost
 from tests.differential.driver import Pair, compare, compare_twice, observed, shrink
 from tests.differential.executor import Operation
 from tests.differential.script import RW, Script, options_of
@@ -86,6 +87,26 @@ class _Echo(Side):
 
 def test_equal_sides_do_not_diverge() -> None:
     assert compare(_Echo, _Echo, observed(Script(1, frozenset()).operations(100))) is None
+
+
+class _Lost(_Echo):
+    """A side whose process is lost when it runs for the first time."""
+
+    runs = 0
+
+    def run(self, operations):  # type: ignore[no-untyped-def]
+        type(self).runs += 1
+        if type(self).runs == 1:
+            raise WorldLost("late")
+        return super().run(operations)  # type: ignore[no-untyped-call]
+
+
+def test_a_process_that_was_lost_once_is_a_disturbance() -> None:
+    class Lost(_Lost):
+        pass
+
+    script = observed(Script(1, frozenset()).operations(20))
+    assert compare_twice(Lost, _Echo, script) == (None, True)
 
 
 def test_a_divergence_is_found_and_shrunk_to_the_operation_that_makes_it() -> None:

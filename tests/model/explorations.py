@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.model import test_explore as small
-from tests.model.programs import Saving, served
+from tests.model.programs import Saving
 from writewatch.model.explore import Scenario, explore
 
 
 def two_writers_and_two_rounds() -> Scenario:
-    saving = Saving(4)
+    saving = Saving(small.N_PAGES)
     return saving.scenario(
         one=saving.writer([0, 1], 7), two=saving.writer([1, 2], 9), collector=saving.collector(rounds=2)
     )
@@ -18,11 +18,13 @@ def two_writers_and_two_rounds() -> Scenario:
 
 PROGRAMS: dict[str, Callable[[], Scenario]] = {
     "get+protect, two writers": small.together,
+    "get+protect, two collectors": small.two_collectors,
     "get+protect, MADV_DONTNEED": small.with_dontneed,
     "get+protect, fork": small.with_fork,
-    "get+protect twice, two writers, 4 pages": two_writers_and_two_rounds,
-    "get, then protect": small.apart,
-    "synchronous, one handler, 3 pages": lambda: served(3),
+    "get+protect twice, two writers": two_writers_and_two_rounds,
+    "synchronous, two writers and a handler": small.handled,
+    "get, then protect, two writers": small.apart,
+    "get+protect, and get, then protect": small.together_and_apart,
 }
 
 if __name__ == "__main__":

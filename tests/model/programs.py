@@ -27,16 +27,17 @@ class Saving:
         self.area = Area(n_pages)
         self.area.fill(0)
         self.fd = self.area.armed()
-        self.notes: dict[str, Any] = {"saved": [0] * n_pages, "to_copy": [], "collecting": False}
+        self.notes: dict[str, Any] = {"saved": [0] * n_pages, "to_copy": {}, "collecting": {}}
 
     def scenario(self, **tasks: Steps[Any]) -> Scenario:
         return Scenario(self.area.calls.machine, dict(tasks), self.notes, self.lost, self.lost)
 
     def lost(self) -> str:
-        if self.notes["collecting"]:
+        if any(self.notes["collecting"].values()):
             return ""
+        waiting = {page for pages in self.notes["to_copy"].values() for page in pages}
         for page, saved in enumerate(self.notes["saved"]):
-            clean = self.area.entry(page) & p.UFFD_WP and page not in self.notes["to_copy"]
+            clean = self.area.entry(page) & p.UFFD_WP and page not in waiting
             if clean and saved != self.content(page):
                 return "a write was lost"
         return ""
@@ -58,30 +59,31 @@ class Saving:
         self.area.vec[:16] = vec
         return self.area.pages_of(n_regions)
 
-    def _copy(self) -> Steps[None]:
-        while self.notes["to_copy"]:
-            page = self.notes["to_copy"][0]
+    def _copy(self, name: str) -> Steps[None]:
+        waiting = self.notes["to_copy"]
+        while waiting[name]:
+            page = waiting[name][0]
             data = yield from self.area.calls.steps("load", self.area.at(page), 1)
             self.notes["saved"][page] = data[0]
-            self.notes["to_copy"] = self.notes["to_copy"][1:]
+            waiting[name] = waiting[name][1:]
 
-    def collector(self, rounds: int = 1) -> Steps[None]:
+    def collector(self, rounds: int = 1, name: str = "one walk") -> Steps[None]:
         """Report and protect in one walk, then copy."""
         for _ in range(rounds):
-            self.notes["collecting"] = True
-            self.notes["to_copy"] = yield from self._scan(GET_AND_PROTECT)
-            self.notes["collecting"] = False
-            yield from self._copy()
+            self.notes["collecting"][name] = True
+            self.notes["to_copy"][name] = yield from self._scan(GET_AND_PROTECT)
+            self.notes["collecting"][name] = False
+            yield from self._copy(name)
 
-    def split_collector(self) -> Steps[None]:
+    def split_collector(self, name: str = "two calls") -> Steps[None]:
         """Report, then protect by a second call: what soft-dirty and its like have to do."""
-        self.notes["collecting"] = True
+        self.notes["collecting"][name] = True
         pages = yield from self._scan(0)
         argument = uf.UffdioWriteprotect(self.area.span(), uf.UFFDIO_WRITEPROTECT_MODE_WP)
         yield from self.area.calls.steps("uffdio", self.fd, uf.UFFDIO_WRITEPROTECT, argument)
-        self.notes["to_copy"] = pages
-        self.notes["collecting"] = False
-        yield from self._copy()
+        self.notes["to_copy"][name] = pages
+        self.notes["collecting"][name] = False
+        yield from self._copy(name)
 
     def dropper(self, page: int) -> Steps[None]:
         yield from self.area.calls.steps("madvise", self.area.at(page), self.area.page, mman.MADV_DONTNEED)
@@ -92,16 +94,16 @@ class Saving:
         child.exit()
 
 
-def served(n_pages: int) -> Scenario:
-    """A synchronous context: a writer, and a handler that un-protects what it is told of."""
+def served(n_pages: int, n_writers: int = 1) -> Scenario:
+    """A synchronous context: writers with a share of the pages each, and a handler that un-protects what it hears of."""
     area = Area(n_pages)
     area.fill(0)
     fd = area.context(0, flags=0)
     area.register(fd)
     area.protect(fd)
 
-    def writer() -> Steps[None]:
-        for page in range(n_pages):
+    def writer(first: int) -> Steps[None]:
+        for page in range(first, n_pages, n_writers):
             yield from area.calls.steps("store", area.at(page), b"\x07")
 
     def handler() -> Steps[None]:
@@ -114,7 +116,8 @@ def served(n_pages: int) -> Scenario:
     def stored() -> str:
         return "" if all(area.byte(page) == 7 for page in range(n_pages)) else "a store is missing"
 
-    return Scenario(area.calls.machine, {"writer": writer(), "handler": handler()}, finally_=stored)
+    writers = {f"writer {first}": writer(first) for first in range(n_writers)}
+    return Scenario(area.calls.machine, {**writers, "handler": handler()}, finally_=stored)
 
 
 def forgotten(n_pages: int) -> Scenario:

@@ -2,8 +2,7 @@
 
 A **scenario** is a machine with tasks: generators that yield wherever another task could run, made of
 ``Process.steps``. Setting it up happens before the first choice. ``explore`` runs a scenario again and again, by
-another
-schedule each time, until every state that can be reached was reached; two schedules that lead to the same
+another schedule each time, until every state that can be reached was reached; two schedules that lead to the same
 state are followed up once (``fingerprint.py`` says when states are the same). In each state the scenario's own check is
 asked, and the invariants of each mm are.
 
@@ -12,6 +11,7 @@ What is found can be replayed: a schedule is the names of the tasks in the order
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -117,8 +117,8 @@ class Run:
             found = f"deadlock: {', '.join(self._left)} sleep for ever"
         return found
 
-    def fingerprint(self) -> Any:
-        """The state, for comparison with others of the same scenario."""
+    def fingerprint(self) -> bytes:
+        """The state, for comparison with others of the same scenario: 128 bits of a cryptographic hash."""
         namer = Namer(self.scenario.machine)
         state = (
             memory(self.scenario.machine, namer),
@@ -126,7 +126,7 @@ class Run:
             tuple((name, namer.value(wait)) for name, wait in sorted(self._sleeps.items())),
             namer.value(self.scenario.notes),
         )
-        return hash((state, tuple(namer.described)))
+        return hashlib.blake2b(repr((state, namer.described)).encode(), digest_size=16).digest()
 
 
 def explore(
@@ -157,7 +157,7 @@ class _Search:
 
     def __init__(self, program: Callable[[], Scenario], *, merge: bool, max_states: int) -> None:
         self._program, self._merge, self._max_states = program, merge, max_states
-        self._seen: set[int] = set()
+        self._seen: set[bytes] = set()
         self._todo: list[tuple[str, ...]] = [()]
         self._failures: dict[str, Failure] = {}
         self._states = self._steps = self._schedules = self._ends = 0
