@@ -204,13 +204,15 @@ def test_shared_memory(target: Target, tracker: ww.ProcessTracker, kind: str) ->
     else:
         start = target.memory(64, "RW", "SHARED | ANON")
     target.run(f"poke({start}, 1, 2)")
-    assert pages_in(tracker.collect().assumed, start, 64) == [1, 2]
+    assumed = pages_in(tracker.collect().assumed, start, 64)
+    assert assumed == [1, 2] or (kind == "file" and set(assumed) > {1, 2})  # Linux maps large folios whole
     target.run(f"poke({start}, 2)")
     assert pages_in(tracker.collect().written, start, 64) == [2]
     target.run(f"peek({start}, 9)")
     writes = tracker.collect()
     assert pages_in(writes.written, start, 64) == []
-    assert pages_in(writes.assumed, start, 64) == [9]  # mapped for the first time: a write looks the same
+    # Mapped for the first time: a write looks the same.
+    assert pages_in(writes.assumed, start, 64) == ([] if 9 in assumed else [9])
     assert writes.exact
     target.run(f"peek({start}, 9)")
     assert reported(tracker.collect(), start, 64) == []

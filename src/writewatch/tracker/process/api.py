@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import select
 import threading
 from collections import deque
@@ -19,7 +20,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, NoReturn, Protocol, Self
 
-from writewatch.errors import TrackerClosedError, TrackingLostError, WriteWatchError
+from writewatch.errors import TrackerClosedError, TrackingLostError, UsageError, WriteWatchError
 from writewatch.kernel.default import default_calls
 from writewatch.tracker.process.backend import Sighting
 from writewatch.tracker.process.budget import Budget
@@ -359,4 +360,6 @@ def attach(
         KernelUnsupportedError: The named backend does not work here.
         UsageError: It is this process, or no backend has this name.
     """
+    if pid == os.getpid():
+        raise UsageError("use Tracker() for the own process")
     return ProcessTracker(pid, Options(backend, follow_forks, follow_exec, budget, take, default_calls()))

@@ -30,6 +30,7 @@ _SHARERS_EVERY_NS: Final = 10_000_000_000
 _MOST_DESCRIPTORS: Final = 4096
 
 _STORES_ONLY: Final = "stores only: write(2) to the file, truncation and other mappings of it are not seen"
+_DROPPED: Final = "content that is dropped (MADV_REMOVE) is not seen"
 _TWICE: Final = "also mapped at {}: a store is reported under the address that it went through"
 _SHARED_WITH: Final = (
     "also mapped by {}: their stores are not seen here; watch them too, and join by file and offset"
@@ -82,7 +83,7 @@ class BlindSpots:
         if inodes - self._inodes or now >= self._sharers_again:
             self._inodes, self._sharers_again = inodes, now + _SHARERS_EVERY_NS
             self._sharers = sharers(self._pid, inodes) if inodes else {}
-        return {vma: why for vma in shared if (why := self._why(vma, shared))}
+        return {vma: self._why(vma, shared) for vma in shared}
 
     def _of_devices(self) -> Iterator[str]:
         for kind in direct_writers(self._pid):
@@ -100,8 +101,7 @@ class BlindSpots:
         pids = self._sharers.get((vma.device, vma.inode))
         if pids:
             sentences.append(_SHARED_WITH.format(_people(pids)))
-        if is_real_file(vma):
-            sentences.append(_STORES_ONLY)
+        sentences.append(_STORES_ONLY if is_real_file(vma) else _DROPPED)
         return "; ".join(sentences)
 
 

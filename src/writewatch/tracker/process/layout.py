@@ -69,6 +69,12 @@ class Layout:
         return tuple(vma for vma in self.vmas if is_candidate(vma) and vma.start not in self.excluded)
 
     @functools.cached_property
+    def left_out(self) -> tuple[Vma, ...]:
+        """The others, ascending."""
+        wanted = set(self.candidates)
+        return tuple(vma for vma in self.vmas if vma not in wanted)
+
+    @functools.cached_property
     def anonymous(self) -> Runs:
         """Pages of private mappings without a file: what is present there, and no zero page, was written."""
         return self.runs(vma for vma in self.candidates if not vma.is_shared and not vma.is_file)

@@ -14,7 +14,7 @@ import bisect
 import re
 from collections.abc import Iterator
 from collections.abc import Mapping as Table
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from writewatch.abi.calls import Vma
@@ -37,9 +37,11 @@ class Hints:
 
     Attributes:
         stack_pointers: Of its threads, ascending, as far as they could be read.
+        spans: Of programs and libraries, by device and inode: bytes from their start to the end of ``.bss``.
     """
 
     stack_pointers: tuple[int, ...] = ()
+    spans: Table[tuple[str, int], int] = field(default_factory=dict)
 
 
 def named(
@@ -92,16 +94,18 @@ class _Names:
     def __init__(self, vmas: tuple[Vma, ...], hints: Hints) -> None:
         self._vmas = vmas
         self._stacks = hints.stack_pointers
+        starts = {(vma.device, vma.inode): vma.start for vma in reversed(vmas) if not vma.offset}
+        self._ends = {inode: starts[inode] + span for inode, span in hints.spans.items() if inode in starts}
         images = [vma for vma in vmas if vma.is_file and "x" in vma.perms and vma.name.startswith("/")]
         self._images = {(vma.device, vma.inode) for vma in images if not vma.name.startswith("/memfd:")}
         self._python_arena = _python_arena_bytes(images)
 
     def of(self, at: int) -> Name:
         vma = self._vmas[at]
-        if vma.is_file:
-            return self._of_file(vma, at)
         if vma.name.startswith("[anon"):
             return _given(vma.name)
+        if vma.is_file:
+            return self._of_file(vma, at)
         if vma.name == "[heap]":
             return vma.name, "heap"
         if vma.name.startswith("[stack"):
@@ -137,13 +141,16 @@ class _Names:
         return is_one_file and vma.end == after.start and after.is_writable
 
     def _is_bss(self, at: int) -> bool:
-        """Whether an unnamed VMA continues the writable part of an image."""
+        """Whether an unnamed VMA continues the writable part of an image, and is for the most part its own."""
         if at == 0:
             return False
         vma, before = self._vmas[at], self._vmas[at - 1]
+        image = before.device, before.inode
         touches = before.end == vma.start and vma.is_writable and not vma.is_shared
         is_plain = not vma.is_file and not vma.name and "x" not in vma.perms
-        return touches and is_plain and before.is_writable and (before.device, before.inode) in self._images
+        if not (touches and is_plain and before.is_writable and image in self._images):
+            return False
+        return 2 * (self._ends.get(image, vma.end) - vma.start) >= vma.end - vma.start
 
     # ---- no file ---------------------------------------------------------------------------------
 

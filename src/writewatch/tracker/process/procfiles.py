@@ -160,12 +160,14 @@ def _read_all(fd: int) -> bytes:
 
 
 def _refusal(error: OSError, pid: int) -> AttachError:
-    if error.errno in (errno.ESRCH, errno.ENOENT, errno.EINVAL):
-        return AttachError(f"no process {pid}", pid)
+    """Why there are no files, in the words of who attaches."""
+    # On use: most processes let us look.
+    from writewatch.kernel.ptrace.facts import read_facts
+    from writewatch.kernel.ptrace.preflight import no_right, refusal
+
+    facts = read_facts(pid)
     if error.errno in (errno.EACCES, errno.EPERM):
-        return AttachError(
-            f"{pid} may not be looked at (another user's, set-uid, or not dumpable); "
-            "run as root or with CAP_SYS_PTRACE",
-            pid,
-        )
+        return AttachError(refusal(facts) or no_right(facts), pid)
+    if error.errno in (errno.ESRCH, errno.ENOENT, errno.EINVAL):
+        return AttachError(refusal(facts) or f"no process {pid}", pid)
     return AttachError(f"{pid} cannot be watched: {error.strerror}", pid)

@@ -33,12 +33,13 @@ REFUSALS: Final[dict[int, str]] = {
     errno.EPERM: "cannot be written through this mapping; other writers of the file are not seen",
     errno.ENOMEM: "would be one mapping more than vm.max_map_count allows: not tracked; raise that limit",
 }
-_OTHERWISE: Final = "of a kind that Linux does not register: not tracked"
+#: What the names in ``maps`` tell already, and EINVAL.
+NOT_OF_THE_KIND: Final = "of a kind that Linux does not register: not tracked"
 
 
 def why_refused(number: int) -> str:
     """A sentence for the errno of a refused registration."""
-    return REFUSALS.get(number, _OTHERWISE)
+    return REFUSALS.get(number, NOT_OF_THE_KIND)
 
 
 @dataclass(frozen=True, slots=True)

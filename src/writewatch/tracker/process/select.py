@@ -8,14 +8,17 @@ that passes, so the user is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 from writewatch.abi.calls import KernelCalls
 from writewatch.errors import AttachError, KernelUnsupportedError, UsageError
 from writewatch.tracker.process.backend import ProcessBackend
+from writewatch.tracker.process.content_hash import HashProcess
 from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles
+from writewatch.tracker.process.soft_dirty import NOTE, SoftDirtyProcess
 from writewatch.tracker.process.uffd import UffdProcess
 from writewatch.tracker.select import known
 
@@ -57,7 +60,7 @@ def take_by_ptrace(pid: int) -> Taken:
 def _uffd_wp(pid: int, files: ProcFiles, calls: KernelCalls, take: Take, report: bool) -> Chosen:
     capability = known(calls)["uffd_wp_async"]
     if not capability.works:
-        raise KernelUnsupportedError(f"{capability.detail}; {capability.mend}", ("uffd_wp_async",))
+        raise KernelUnsupportedError(_why_not(capability.detail, capability.mend), ("uffd_wp_async",))
     taken = take(pid)
     backend = UffdProcess(taken.fd, files, calls)
     try:
@@ -68,10 +71,50 @@ def _uffd_wp(pid: int, files: ProcFiles, calls: KernelCalls, take: Take, report:
     return Chosen(backend, "uffd-wp: the process has made a userfaultfd for it", tuple(taken.notes))
 
 
+def _soft_dirty(pid: int, files: ProcFiles, calls: KernelCalls, take: Take, report: bool) -> Chosen:
+    capability = known(calls)["soft_dirty"]
+    if not capability.works:
+        raise KernelUnsupportedError(_why_not(capability.detail, capability.mend), ("soft_dirty",))
+    backend = SoftDirtyProcess(files, calls)
+    with translated(pid):
+        backend.start(report=report)
+    return Chosen(backend, "soft-dirty: bits of the page tables, read and cleared in /proc", (NOTE,))
+
+
+def _content_hash(pid: int, files: ProcFiles, calls: KernelCalls, take: Take, report: bool) -> Chosen:
+    with translated(pid):
+        backend = HashProcess(files, calls)
+    try:
+        backend.start(report=report)
+    except BaseException:
+        backend.close()
+        raise
+    cost = f"reads and hashes ({backend.digest_name}) all {backend.n_bytes >> 20} MiB of its memory each time"
+    return Chosen(backend, f"content-hash: {cost}")
+
+
+def _why_not(detail: str, mend: str) -> str:
+    return f"{detail}; {mend}" if mend else detail
+
+
+@contextlib.contextmanager
+def translated(pid: int) -> Iterator[None]:
+    """What the kernel refuses as an ``AttachError``."""
+    try:
+        yield
+    except PermissionError as error:
+        why = f"{pid} may not be read ({error.strerror}); run as root or with CAP_SYS_PTRACE"
+        raise AttachError(why, pid) from error
+
+
 _Opener: TypeAlias = Callable[[int, ProcFiles, KernelCalls, Take, bool], Chosen]
 
 #: Name -> how to start watching with it. Best first.
-BACKENDS: Final[dict[str, _Opener]] = {"uffd-wp": _uffd_wp}
+BACKENDS: Final[dict[str, _Opener]] = {
+    "uffd-wp": _uffd_wp,
+    "soft-dirty": _soft_dirty,
+    "content-hash": _content_hash,
+}
 
 
 def choose(name: str, files: ProcFiles, calls: KernelCalls, take: Take, *, report: bool) -> Chosen:

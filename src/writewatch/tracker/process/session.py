@@ -13,6 +13,7 @@ from writewatch.abi.calls import Vma
 from writewatch.errors import AttachError
 from writewatch.tracker.process.backend import Sighting
 from writewatch.tracker.process.blindness import BlindSpots
+from writewatch.tracker.process.images import Images
 from writewatch.tracker.process.mappings import Hints, named
 from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles, command_of
 from writewatch.tracker.process.records import Options
@@ -56,13 +57,14 @@ class Session:
         self.backend, self.reason, self._notes = chosen.backend, chosen.reason, chosen.notes
         self._blind = BlindSpots(pid, options.calls)
         self._stacks = StackPointers(pid)
+        self._images = Images(self.files.view, options.calls.page_size)
         self._described: tuple[object, ...] = ()
         self._mappings: tuple[Mapping, ...] = ()
 
     def mappings(self, seen: Sighting) -> tuple[Mapping, ...]:
         """The mappings of a report, named; worked out again only when something about them changed."""
         unseen = self._blind.look(seen.layout)
-        hints = Hints(self._stacks.look())
+        hints = Hints(self._stacks.look(), self._images.spans(seen.layout.vmas))
         key = (seen.layout, hints, _facts(seen.untracked), _facts(unseen))
         if key != self._described:
             self._mappings = named(seen.layout.vmas, untracked=seen.untracked, unseen=unseen, hints=hints)

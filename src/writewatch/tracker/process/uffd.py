@@ -49,7 +49,7 @@ from writewatch.tracker.process.accounting import Findings, Words, clipped, find
 from writewatch.tracker.process.backend import Sighting
 from writewatch.tracker.process.layout import Layout
 from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles
-from writewatch.tracker.process.registration import Registered, Registration, why_refused
+from writewatch.tracker.process.registration import NOT_OF_THE_KIND, Registered, Registration, why_refused
 
 _FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
 _THERE: Final = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
@@ -57,6 +57,8 @@ _RETURNED: Final = PAGE_IS_WRITTEN | PAGE_IS_PRESENT | PAGE_IS_PFNZERO | PAGE_IS
 #: A mapping of anonymous or shared memory this large is walked by itself: there Linux need not look up for every page
 #: whether it belongs to a file.
 _LARGE_BYTES: Final = 8 << 20
+
+_HANGS: Final = "hugetlb memory: this kernel may hang when it is scanned, so it is not tracked"
 
 
 class _Part(NamedTuple):
@@ -277,8 +279,11 @@ class UffdProcess:
         self._keep(self._findings(), sighting)
 
     def _left_alone(self) -> dict[Vma, str]:
-        sentence = "hugetlb memory: this kernel may hang when it is scanned, so it is not tracked"
-        return {vma: sentence for vma in self._layout.vmas if vma.start in self._layout.excluded}
+        """Mappings that were not even tried."""
+        return {
+            vma: _HANGS if vma.start in self._layout.excluded else NOT_OF_THE_KIND
+            for vma in self._layout.left_out
+        }
 
     def _findings(self) -> Findings:
         size = self._calls.page_size
