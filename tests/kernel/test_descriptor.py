@@ -170,6 +170,9 @@ class Gate:
         self.refusals = {"call": call, "device": device}
         self.asked: list[tuple[str, int]] = []
 
+    def identity(self, fd: int) -> tuple[int, int]:
+        return 0, fd
+
     def _open(self, way: str, flags: int) -> int:
         self.asked.append((way, flags))
         if self.refusals[way]:

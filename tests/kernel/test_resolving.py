@@ -158,6 +158,9 @@ def test_a_negative_result_never_comes_back_as_a_length(page: int) -> None:
             argument.copy = -errno.EAGAIN
             raise OSError(errno.EAGAIN, "UFFDIO_COPY: Resource temporarily unavailable")
 
+        def identity(self, fd: int) -> tuple[int, int]:
+            return 0, fd
+
         def close(self, fd: int) -> None:
             pass
 

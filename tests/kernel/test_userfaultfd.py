@@ -96,6 +96,9 @@ class Mute:
     def uffdio(self, *_: object) -> None:
         raise AssertionError("Linux was asked")
 
+    def identity(self, fd: int) -> tuple[int, int]:
+        return 0, fd
+
     def close(self, fd: int) -> None:
         pass
 

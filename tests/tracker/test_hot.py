@@ -5,6 +5,7 @@ A huge page of this machine has four pages, so that chunks are small and thousan
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -39,6 +40,7 @@ class Bits:
     def __init__(self) -> None:
         self.protected = np.zeros(N_PAGES, np.bool_)
         self.n_faults = 0
+        self.position = 0  # of the pagemap
 
     def write(self, pages: Iterable[int]) -> None:
         """Store to pages: a protected one costs a fault and is not protected any more."""
@@ -51,6 +53,13 @@ class Bits:
 
     def open_pagemap(self, pid: int | None) -> int:
         return (1 << 20) + 1
+
+    def identity(self, fd: int) -> tuple[int, int]:
+        return 0, fd
+
+    def lseek(self, fd: int, offset: int, whence: int) -> int:
+        self.position = offset if whence == os.SEEK_SET else self.position
+        return self.position
 
     def close(self, fd: int) -> None:
         return

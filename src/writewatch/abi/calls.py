@@ -93,6 +93,14 @@ class KernelCalls(Protocol):
         """close(2)."""
         ...
 
+    def identity(self, fd: int) -> tuple[int, int]:
+        """``st_dev`` and ``st_ino`` of fstat(2): which file a descriptor is of."""
+        ...
+
+    def lseek(self, fd: int, offset: int, whence: int) -> int:
+        """lseek(2). The position belongs to what was opened, so it also tells descriptors of one file apart."""
+        ...
+
     # ---- /proc/PID -------------------------------------------------------------------------------
 
     def open_pagemap(self, pid: int | None) -> int:

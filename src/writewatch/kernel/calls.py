@@ -84,6 +84,11 @@ class LinuxCalls:
 
     # Not a function of ours, at whose entry a signal handler could raise: its callers have forgotten the number.
     close = staticmethod(os.close)
+    lseek = staticmethod(os.lseek)
+
+    def identity(self, fd: int) -> tuple[int, int]:
+        found = os.fstat(fd)
+        return found.st_dev, found.st_ino
 
     # ---- /proc/PID -------------------------------------------------------------------------------
 

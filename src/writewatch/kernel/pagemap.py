@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -38,6 +39,7 @@ from writewatch.abi.pagemap import (
 )
 from writewatch.errors import UsageError
 from writewatch.kernel.default import default_calls
+from writewatch.kernel.owning import not_ours
 from writewatch.pages import AddrRange, Runs
 
 _ARG_BYTES: Final = ctypes.sizeof(PmScanArg)
@@ -144,7 +146,13 @@ class Pagemap:
         self._tracking = PmScanArg(
             size=_ARG_BYTES, category_mask=PAGE_IS_WRITTEN, return_mask=PAGE_IS_WRITTEN
         )
+        self._mark = int.from_bytes(os.urandom(6))
         self._fd = self._calls.open_pagemap(pid)
+        try:
+            self._calls.lseek(self._fd, self._mark, os.SEEK_SET)
+        except BaseException:
+            self._close()
+            raise
 
     def fileno(self) -> int:
         """The descriptor; UsageError when closed."""
@@ -157,11 +165,23 @@ class Pagemap:
         """Whether ``close()`` was called."""
         return self._fd < 0
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the descriptor is open and still of the file that was opened here."""
+        try:
+            return self._calls.lseek(self._fd, 0, os.SEEK_CUR) == self._mark
+        except OSError as error:  # ESPIPE: a pipe or a socket has no position
+            return error.errno not in {errno.EBADF, errno.ESPIPE}
+
     def close(self) -> None:
-        """Close the descriptor. A second call does nothing."""
-        close = (
-            self._calls.close
-        )  # looked up first: after the next line no signal handler may run before it does
+        """Close the descriptor, unless it is another file by now. A second call does nothing."""
+        if self.is_ours:
+            self._close()
+        self._fd = -1  # whatever else it is now, somebody else closes it
+
+    def _close(self) -> None:
+        # Looked up first: once the number is forgotten, no signal handler may run before it is closed.
+        close = self._calls.close
         fd, self._fd = self._fd, -1
         if fd >= 0:
             close(fd)
@@ -182,6 +202,11 @@ class Pagemap:
     def __repr__(self) -> str:
         return "<Pagemap closed>" if self.closed else f"<Pagemap fd={self._fd}>"
 
+    def _own_fileno(self) -> int:
+        if not self.is_ours:
+            raise not_ours(self.fileno())
+        return self._fd
+
     # ---- entries ---------------------------------------------------------------------------------
 
     def entries(self, start: int, end: int) -> NDArray[np.uint64]:
@@ -201,7 +226,7 @@ class Pagemap:
                 f"entries of [{start:#x}, {end:#x}): the range ends before it starts; swap the ends"
             )
         first = start // page_size
-        return self._calls.read_pagemap(self.fileno(), first, -(-end // page_size) - first)
+        return self._calls.read_pagemap(self._own_fileno(), first, -(-end // page_size) - first)
 
     # ---- scan ------------------------------------------------------------------------------------
 
@@ -376,7 +401,7 @@ class Pagemap:
         # Zeroed here and not after use: a scan that protects has the TLB flushed, and what runs next pays for it.
         if self._n_stale:
             ctypes.memset(self._address, 0, self._n_stale * _REGION_BYTES)
-        fd = self._fd if self._fd >= 0 else self.fileno()
+        fd = self._own_fileno()
         self._n_stale = _VEC_REGIONS
         try:
             self._n_stale = count = self._calls.pagemap_scan(fd, argument, self._vec)

@@ -6,6 +6,7 @@ Descriptors are shared by fork and by SCM_RIGHTS; what is behind one ends with t
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -37,6 +38,7 @@ Opened: TypeAlias = OpenFile | Context | Pagemap | Status
 class _Shared:
     opened: Opened
     refs: int = 0
+    position: int = 0
 
 
 class Descriptors:
@@ -76,6 +78,16 @@ class Descriptors:
         shared.refs -= 1
         if not shared.refs and isinstance(shared.opened, Context):
             release(shared.opened)
+
+    def identity(self, fd: int) -> tuple[int, int]:
+        """fstat(2): two numbers that no other open thing has."""
+        return 0, id(self._get(fd).opened)
+
+    def lseek(self, fd: int, offset: int, whence: int) -> int:
+        """lseek(2), SEEK_SET and SEEK_CUR, of what has a position."""
+        shared = self._get(fd)
+        shared.position = offset + (shared.position if whence == os.SEEK_CUR else 0)
+        return shared.position
 
     def close_all(self) -> None:
         """What exit does."""

@@ -101,3 +101,9 @@ class UffdCalls(AccessCalls):
     def close(self, fd: int) -> None:
         self.descriptors.close(fd)
         self.machine.run_ready()
+
+    def identity(self, fd: int) -> tuple[int, int]:
+        return self.descriptors.identity(fd)
+
+    def lseek(self, fd: int, offset: int, whence: int) -> int:
+        return self.descriptors.lseek(fd, offset, whence)

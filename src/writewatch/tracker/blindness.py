@@ -8,6 +8,7 @@ a punched hole, another process). Nothing here guesses: it warns, once a tracker
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -18,6 +19,7 @@ from typing import Final
 from writewatch.abi.calls import KernelCalls, Vma
 from writewatch.errors import UnseenWritesWarning
 from writewatch.kernel.maps import parse_maps
+from writewatch.kernel.owning import is_identity
 from writewatch.pages import AddrRange
 
 #: VmPin is looked at this often at most, in nanoseconds: a program that collects every millisecond does not pay for
@@ -78,7 +80,9 @@ class BlindSpots:
         vmas = _vmas_under(calls, spans)
         self._files = sorted({vma.name for vma in vmas if vma.is_file and vma.name != _ANONYMOUS_SHARED})
         self._shared = {(vma.device, vma.inode) for vma in vmas if vma.name == _ANONYMOUS_SHARED}
-        self._status = self._open_status()
+        self._status = -1
+        self._identity: tuple[int, int] | None = None  # of the descriptor
+        self._open_status()
 
     def warn_of_others(self, stacklevel: int) -> None:
         """Warn when tracked memory belongs to a file, to named shared memory, or to a relative as well."""
@@ -104,6 +108,10 @@ class BlindSpots:
         self.look_again = now + _LOOK_EVERY
         if self._status < 0:
             return
+        if not self._is_status_ours():  # closed by the program, see writewatch.kernel.owning
+            self._open_status()
+            if self._status < 0:
+                return
         pinned = self._calls.read_pinned(self._status)
         if pinned > self._allowed_pinned:
             self._warn(_PINNED, pinned, stacklevel=stacklevel + 1)
@@ -115,9 +123,11 @@ class BlindSpots:
 
     def close(self) -> None:
         """Give back the descriptor. A second call does nothing."""
-        close = (
-            self._calls.close
-        )  # looked up first: after the next line no signal handler may run before it does
+        if not self._is_status_ours():
+            self._status = -1  # whatever it is now, somebody else closes it
+            return
+        # Looked up first: once the number is forgotten, no signal handler may run before it is closed.
+        close = self._calls.close
         status, self._status = self._status, -1
         if status >= 0:
             close(status)
@@ -133,11 +143,14 @@ class BlindSpots:
             self._told.add(sentence)
             warnings.warn(sentence.format(*facts), UnseenWritesWarning, stacklevel=stacklevel + 1)
 
-    def _open_status(self) -> int:
-        try:
-            return self._calls.open_status(None)
-        except OSError:
-            return -1  # no /proc here
+    def _open_status(self) -> None:
+        self._status, self._identity = -1, None
+        with contextlib.suppress(OSError):  # no /proc here
+            self._status = self._calls.open_status(None)
+            self._identity = self._calls.identity(self._status)
+
+    def _is_status_ours(self) -> bool:
+        return self._identity is None or is_identity(self._calls, self._status, self._identity)
 
 
 def _vmas_under(calls: KernelCalls, spans: Sequence[AddrRange]) -> list[Vma]:

@@ -10,6 +10,7 @@ from writewatch.errors import KernelUnsupportedError, TrackingLostError
 #: errno -> exception and what it means here; anything else goes through as it is.
 TRANSLATIONS: Final[dict[int, tuple[type[Exception], str]]] = {
     errno.ESRCH: (TrackingLostError, "the address space that was tracked has ended (exit or exec)"),
+    errno.EBADF: (TrackingLostError, "close this tracker and make a new one"),
     errno.ENOSYS: (KernelUnsupportedError, "the kernel has no such call, or a seccomp filter hides it"),
     errno.ENOTTY: (KernelUnsupportedError, "the kernel has no such ioctl; PAGEMAP_SCAN needs Linux 6.7"),
     errno.EPERM: (KernelUnsupportedError, "not permitted; `writewatch doctor` names what is missing"),

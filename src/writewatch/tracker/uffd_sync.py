@@ -40,6 +40,7 @@ from writewatch.abi.userfaultfd import (
     UFFDIO_WRITEPROTECT,
 )
 from writewatch.errors import KernelUnsupportedError
+from writewatch.kernel.owning import is_identity, not_ours
 from writewatch.kernel.pagemap import Pagemap
 from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.pages import Runs, clip, difference, intersection, no_runs, normalise, runs_of_mask, union
@@ -79,9 +80,11 @@ class _Helper:
             features = probe.features & _WANTED
         self.populates = not features & UFFD_FEATURE_WP_UNPOPULATED
         self._serial = 0  # of the last request; the answer carries it
+        self._calls = calls
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs, Userfaultfd(features, user_mode_only=False, calls=calls) as uffd:
+                self._identity = calls.identity(self._socket.fileno())
                 self._start(theirs, calls)
                 # After this, and the end of the with statement, the helper has the only copy.
                 socket.send_fds(self._socket, [b"."], [uffd.fileno()])
@@ -104,8 +107,15 @@ class _Helper:
             check=False,
         )
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether our end of the socket is still what it was: the program may have closed it (os.closerange())."""
+        return is_identity(self._calls, self._socket.fileno(), self._identity)
+
     def ask(self, what: bytes, spans: list[tuple[int, int]]) -> list[int]:
         """One errno for each (start, length) in bytes, 0 where it was done."""
+        if spans and self._socket.fileno() >= 0 and not self.is_ours:
+            raise not_ours(self._socket.fileno())
         codes = array.array("i")
         for at in range(0, len(spans), _PAIRS):
             part = spans[at : at + _PAIRS]
@@ -139,6 +149,9 @@ class _Helper:
 
     def close(self) -> None:
         """End the process; with its descriptor every registration ends. Returns when it has."""
+        if not self.is_ours:
+            self._socket.detach()  # somebody else closes what it is now; the helper has ended
+            return
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             while self._socket.recv(1):
@@ -267,7 +280,7 @@ class UffdSync:
     def close(self) -> None:
         """End the helper, and with it every registration."""
         if not self._pagemap.closed:
-            with contextlib.suppress(HelperGoneError):
+            with contextlib.suppress(HelperGoneError, OSError):
                 self._helper.ask(b"U", self._spans(self._ranges))
             self._helper.close()
         self._ranges = no_runs()

@@ -152,6 +152,7 @@ class UffdWp:
         return [vma for vma in files if is_shmem(vma) and vma.start not in huge]
 
     def _adjust(self, wanted: Runs) -> None:
+        self._uffd.check_ours()
         target = round_to_granules(wanted, self._granules)
         added: list[tuple[int, int]] = []
         try:
@@ -395,6 +396,7 @@ class UffdWp:
 
     def _restore(self, lost: Runs) -> Runs:
         """Try to register again what was lost; all of it is to be reported, whether that works or not."""
+        self._uffd.check_ours()
         gaps = difference(lost, self._wanted)
         if len(gaps):  # memory that nobody wants: it was only tracked along
             self._ranges = difference(self._ranges, gaps)
@@ -433,7 +435,7 @@ class UffdWp:
 
     def close(self) -> None:
         """Unregister, then close: before v6.9 closing alone left entries protected."""
-        if not self._uffd.closed:
+        if self._uffd.is_ours:
             self._remove(self._ranges.tolist())
         self._ranges = self._lost = no_runs()
         self._witnesses.close()
