@@ -8,7 +8,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tests.conformance.borrowed import Borrowed
 from tests.conformance.world import Need
@@ -55,6 +55,22 @@ def _borrow_file(path: pathlib.Path, value: str) -> None:
 
 def _write(path: pathlib.Path, value: str) -> None:
     path.write_text(value + "\n", encoding="ascii")
+
+
+@contextlib.contextmanager
+def huge_pages() -> Iterator[str]:
+    """Huge pages of hugetlbfs for as long as the block runs; yields why there are none, or nothing."""
+    if reason := _as_root(_HUGEPAGES):
+        yield reason
+        return
+    borrowed = Borrowed(_HUGEPAGES.name)
+    borrowed.take(
+        lambda: _HUGEPAGES.read_text(encoding="ascii").strip(), lambda: _write(_HUGEPAGES, str(_N_HUGEPAGES))
+    )
+    try:
+        yield "" if int(_HUGEPAGES.read_text(encoding="ascii")) else "the kernel gave no huge page"
+    finally:
+        borrowed.give_back(lambda before: _write(_HUGEPAGES, before))
 
 
 def hold_still() -> str:

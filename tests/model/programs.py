@@ -95,7 +95,7 @@ class Saving:
 
 
 def served(n_pages: int, n_writers: int = 1) -> Scenario:
-    """A synchronous context: writers with a share of the pages each, and a handler that un-protects what it hears of."""
+    """A synchronous context: writers share the pages, and a handler un-protects what it hears of."""
     area = Area(n_pages)
     area.fill(0)
     fd = area.context(0, flags=0)

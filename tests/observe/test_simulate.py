@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.conformance import machine
 from writewatch.errors import KernelUnsupportedError, UsageError
 from writewatch.kernel.probe import capabilities
 from writewatch.model.machine import Settings
@@ -307,6 +308,7 @@ REPORTED: dict[str, list[list[int]]] = {
     "handler": [],
     "hidden": [[], [3]],
     "huge-page": [[5]],
+    "hugetlb": [[], list(range(512, 1024)), []],
     "lost-write": [[0], [], [0], [1]],
     "marker": [[0, 1]],
 }
@@ -332,7 +334,10 @@ def test_a_marker_takes_two_faults_in_its_example_and_a_huge_page_one() -> None:
 @every_example
 def test_an_example_is_the_same_on_this_kernel(path: Path) -> None:
     need_kernel()
-    steps = run(path.read_text(encoding="utf-8"), against_kernel=True)
+    with machine.huge_pages() if path.stem == "hugetlb" else contextlib.nullcontext("") as reason:
+        if reason:
+            pytest.skip(f"needs huge pages of hugetlbfs, which only root can configure: {reason}")
+        steps = run(path.read_text(encoding="utf-8"), against_kernel=True)
     assert [step.differences for step in steps] == [()] * len(steps)
 
 

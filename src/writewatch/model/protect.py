@@ -50,6 +50,7 @@ def change_protection(mm: Mm, vma: Vma, start: int, end: int, change: Change) ->
     if vma.is_hugetlb:
         for addr in range(start, end, mm.machine.huge_page_size):
             _change_hugetlb(mm, vma, addr, change, populate=populate)
+        mm.machine.counters.flush(end - start >> mm.machine.page_shift)
         return
     steps = (
         mm.table.steps(start, end)
@@ -129,6 +130,7 @@ def _may_become_writable(mm: Mm, vma: Vma, ptes: Entries) -> NDArray[np.bool_]:
 
 
 def _change_hugetlb(mm: Mm, vma: Vma, addr: int, change: Change, *, populate: bool) -> None:
+    mm.machine.counters.lock("pte", "lock")
     leaf = mm.table.leaf(addr)
     changed = apply(_rule(change, populate=populate), leaf)
     if changed & p.PRESENT and change is not Change.PROTECT:

@@ -188,6 +188,7 @@ def scan_hugetlb(scan: Scan, start: int, end: int) -> None:
     if not leaf & p.POISON:
         # Compare fs/proc/task_mmu.c:make_uffd_wp_huge_pte(), which leaves markers alone; that of small pages does not.
         mm.table.set_leaf(start, p.protect(leaf))
+        mm.machine.counters.flush(mm.machine.pages_per_huge)
     if full:
         raise Stop
 
