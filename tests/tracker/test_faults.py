@@ -74,7 +74,9 @@ def test_a_collect_that_fails_at_any_call_loses_nothing(backend: str, after: boo
             found |= _pages(tracker.collect(), memory)
             assert {3, 30} <= found, f"call {at} of {n_calls}"
             assert {3, 30} <= _pages(other.collect(), memory)
-            assert not _pages(tracker.collect(), memory)
+            rest = tracker.collect()
+            # A backend that is not exact may have been disturbed by somebody else's fault, and says so.
+            assert not _pages(rest, memory) or not rest.exact
         assert failed or backend == "content-hash"
     memory.close()
 
