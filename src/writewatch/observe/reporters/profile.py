@@ -162,10 +162,21 @@ def _table(figures: ProcessFigures) -> str:
     label = labels(figures.mappings)
     rows = [_cells(one, label(one), figures.page_size) for one in figures.mappings[:_MOST_MAPPINGS]]
     more = len(figures.mappings) - len(rows)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    body = "".join(_table_row("td", row) for row in rows)
+    head = _table_row("th", titles)
     rest = f"<p>{more} more mappings; see .by_mapping()</p>" if more > 0 else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+    return f'<table style="font-size:small"><thead>{head}</thead><tbody>{body}</tbody></table>{rest}'
+
+
+def _table_row(tag: str, cells: Sequence[str]) -> str:
+    """The first cell is text, the others are figures."""
+    sides = ("left", *("right" for _ in cells[1:]))
+    style = "white-space:nowrap;padding:1px 8px;font-weight:normal;text-align:"
+    made = (
+        f'<{tag} style="{style}{side}">{escape(cell)}</{tag}>'
+        for side, cell in zip(sides, cells, strict=True)
+    )
+    return f"<tr>{''.join(made)}</tr>"
 
 
 def _cells(one: MappingFigures, label: str, page_size: int) -> list[str]:

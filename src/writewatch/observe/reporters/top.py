@@ -13,6 +13,7 @@ from rich.text import Text
 from writewatch.observe.reporters.heatmap import LABEL_WIDTH, heatmap
 from writewatch.observe.reporters.screen import Glyphs, cursor, first_row, fitted, padded, sparkline
 from writewatch.observe.reporters.units import count_text, rate_text, share_text, shortened, size_text
+from writewatch.observe.top.heat import Heat
 from writewatch.observe.top.view import Member, View
 from writewatch.observe.watch.ages import WINDOWS_S
 from writewatch.observe.watch.figures import MappingFigures, ProcessFigures, labels
@@ -39,7 +40,7 @@ def screen(view: View, width: int, height: int, glyphs: Glyphs) -> list[Text]:
     return [
         *heading(view, width, glyphs),
         *table(view, width, height - below - _AROUND, glyphs),
-        details(view, width, glyphs),
+        details(view, heat, width, glyphs),
         *heatmap(view, heat, width, below, glyphs),
         fitted(Text(_KEYS, _DIM), width, glyphs),
     ]
@@ -196,16 +197,32 @@ def _member(view: View, member: Member, name_width: int) -> str:
     return f"{shortened(name, name_width - 1):{name_width}}{member.pid:>8}{cells}{state:>8}"
 
 
-def details(view: View, width: int, glyphs: Glyphs) -> Text:
-    """One line on the mapping under the cursor."""
-    one, process = view.selected, view.process
+def details(view: View, heat: Heat, width: int, glyphs: Glyphs) -> Text:
+    """One line on what is under the cursor."""
+    process = view.process
     if view.ended:
         return fitted(Text(f"{view.ended} This is the last picture; q leaves.", "bold"), width, glyphs)
-    if one is None or process is None or view.shows_processes:
-        return fitted(Text(), width, glyphs)
+    if process is None:
+        text = ""
+    elif view.in_heatmap:
+        text = _of_band(view, heat, process.page_size)
+    else:
+        text = "" if view.selected is None or view.shows_processes else _of_mapping(view.selected)
+    return fitted(Text(f"  {text}", _DIM), width, glyphs)
+
+
+def _of_mapping(one: MappingFigures) -> str:
     found = one.mapping
-    text = f"  {found.start:x}-{found.end:x} {size_text(found.end - found.start)} {found.kind}"
+    text = f"{found.start:x}-{found.end:x} {size_text(found.end - found.start)} {found.kind}"
     text += f", mean {rate_text(one.counts.rate_mean)}, peak {rate_text(one.counts.rate_peak)}"
-    if found.unseen:
-        text += f". ! {found.unseen}"
-    return fitted(Text(text, _DIM), width, glyphs)
+    return f"{text}. ! {found.unseen}" if found.unseen else text
+
+
+def _of_band(view: View, heat: Heat, page_size: int) -> str:
+    if not heat.bands:
+        return ""
+    row = min(view.band, len(heat.bands) - 1)
+    band, counts = heat.bands[row], heat.n_pages[row]
+    where = f"{band.start * page_size:x}-{band.end * page_size:x} {size_text(band.n_pages * page_size)}"
+    n_epochs = int((counts > 0).sum())
+    return f"{where}, written in {n_epochs} of {len(counts)} epochs, {count_text(int(counts.sum()))} pages"

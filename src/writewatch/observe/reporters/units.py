@@ -10,7 +10,7 @@ _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 #: Last words that must stay: the section of a file, an address, how many more.
 _TELLING: Final = re.compile(r"\..*|[0-9a-f]{6,}|\+\d+")
 #: What a terminal without Unicode gets for the signs that reports use.
-_PLAIN: Final = str.maketrans({"≤": "<", "…": "~", "–": "-", "·": "|", "µ": "u", "×": "x", "→": ">"})
+_PLAIN: Final = str.maketrans({"≤": "<", "…": "~", "–": "-", "·": "|", "µ": "u", "×": "x", "└": "`"})
 
 
 def size_text(n_bytes: float) -> str:
@@ -62,9 +62,10 @@ def shortened(text: str, width: int) -> str:
 
 
 def plain(text: str, encoding: str | None) -> str:
-    """Text for a stream of this encoding: where it has no Unicode, in signs that it has."""
+    """Text for a stream of this encoding: where it has no Unicode, in signs that it has, one for one."""
+    encoding = encoding or "ascii"
     try:
-        text.encode(encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return text.translate(_PLAIN)
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
     return text

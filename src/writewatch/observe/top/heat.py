@@ -77,19 +77,38 @@ def draw(bands: Sequence[Band], history: History, n_epochs: int) -> Heat:
 
 
 def whole(
-    mappings: Sequence[MappingFigures], history: History, page_size: int, n_rows: int
+    mappings: Sequence[MappingFigures], history: History, page_size: int, n_rows: int, *, between: bool = True
 ) -> tuple[Band, ...]:
-    """Bands of all that was written lately, by address: a mapping has one or more, or shares one."""
+    """Bands of all that was written lately, by address: a mapping has one or more, or shares one.
+
+    Args:
+        mappings: Whose writes are drawn.
+        history: The writes.
+        page_size: Bytes.
+        n_rows: Bands at most.
+        between: Also what was written where none of the mappings is any more.
+    """
     found = []
     label = labels(mappings)
+    free = 0
     for one in sorted(mappings, key=lambda one: one.mapping.start):
-        extent = history.extent(one.mapping.start // page_size, one.mapping.end // page_size)
-        if extent is not None:
-            found.append(Band(*extent, label(one)))
+        start, end = max(free, one.mapping.start // page_size), one.mapping.end // page_size
+        if between:
+            found += _band(history, free, start, "(unmapped)")
+        found += _band(history, start, end, label(one))
+        free = max(free, end)
+    if between:
+        found += _band(history, free, 1 << 62, "(unmapped)")
     if len(found) > n_rows:
         return _shared(found, n_rows)
     rows = _rows_of([band.n_pages for band in found], n_rows)
     return tuple(part for band, n in zip(found, rows, strict=True) for part in parts(band, n))
+
+
+def _band(history: History, start: int, end: int, label: str) -> list[Band]:
+    """What was written of a stretch, as one band; none when nothing was."""
+    extent = history.extent(start, end)
+    return [Band(*extent, label)] if extent is not None else []
 
 
 def parts(band: Band, n: int) -> tuple[Band, ...]:

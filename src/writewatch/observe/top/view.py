@@ -167,7 +167,8 @@ class View:
             return heat.draw((), History(), 0)
         if self.zoom:
             return heat.draw(heat.parts(self.zoom[-1], n_rows), history, n_epochs)
-        bands = heat.whole(self.mappings(), history, process.page_size, n_rows)
+        everything = not self.filter
+        bands = heat.whole(self.mappings(), history, process.page_size, n_rows, between=everything)
         return heat.draw(bands, history, n_epochs)
 
     def _history(self) -> History | None:

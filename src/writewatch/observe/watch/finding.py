@@ -44,7 +44,8 @@ def _names(folder: Path) -> Iterator[str]:
         first = (folder / "cmdline").read_bytes().split(b"\0")[0].decode("utf-8", "replace")
     except OSError:
         return  # it has ended
-    yield first.rpartition("/")[2]
+    if first:  # a kernel thread has none
+        yield first.rpartition("/")[2]
 
 
 def _command_line(folder: Path) -> str:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
-from importlib.metadata import version
-from mmap import PAGESIZE
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from writewatch.tracker.process.writes import ProcessWrites
-
-#: Bound on a trace that nobody gave one.
-_MAX_BYTES: Final = 64 << 20
 
 
 class Recorder(Protocol):
@@ -40,17 +33,7 @@ def recording(trace: Path | None, target: str, interval_s: float) -> AbstractCon
     """
     if trace is None:
         return nullcontext(NoRecorder())
-    from writewatch.observe.trace.schema import Meta
-    from writewatch.observe.trace.writer import TraceWriter
+    from writewatch.observe.trace.schema import described
+    from writewatch.observe.trace.writer import DEFAULT_BYTES, TraceWriter
 
-    meta = Meta(
-        began=datetime.now(UTC).isoformat(),
-        target=target,
-        interval_s=interval_s,
-        page_size=PAGESIZE,
-        kernel=platform.release(),
-        recorder=version("writewatch"),
-        max_bytes=_MAX_BYTES,
-        epoch_ranges=0,
-    )
-    return TraceWriter(trace, meta)
+    return TraceWriter(trace, described(target, interval_s, DEFAULT_BYTES))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TextIO
 
@@ -57,7 +56,7 @@ class _Stream:
     def __init__(self, stream: TextIO, quiet: bool) -> None:
         self._stream = stream
         self._quiet = quiet
-        self._started_ns = time.monotonic_ns()
+        self._started_ns: int | None = None  # of the first epoch
 
     def _write(self, line: str) -> None:
         # ValueError: the stream is closed.
@@ -66,8 +65,9 @@ class _Stream:
             self._stream.flush()
 
     def _elapsed_s(self, round_: Sequence[ProcessWrites]) -> float:
-        ended_ns = max((writes.ended_ns for writes in round_), default=time.monotonic_ns())
-        return (ended_ns - self._started_ns) / 1e9
+        if self._started_ns is None:
+            self._started_ns = min(writes.started_ns for writes in round_)
+        return (max(writes.ended_ns for writes in round_) - self._started_ns) / 1e9
 
 
 class TextTeller(_Stream):

@@ -42,11 +42,15 @@ def epochs(n: int, pid: int = 4711, command: str = "redis-server") -> Iterator[P
         written = [(first(HEAP) + 150 * number, first(HEAP) + 150 * number + 400)]
         start = first(ARENA) + (number * 700) % 14000
         written += [(start, start + 500 + chance.randrange(900))]
-        written += [(page, page + 1) for page in sorted(chance.sample(range(first(DATA), first(DATA) + 40), 7))]
+        written += [
+            (page, page + 1) for page in sorted(chance.sample(range(first(DATA), first(DATA) + 40), 7))
+        ]
         written += [(first(STACK) + 30, first(STACK) + 33)]
         if number % 5 == 0:
             written += [(first(LIBC) + 1, first(LIBC) + 3), (first(SHARED), first(SHARED) + 1 + number)]
-        notes = ("It has io_uring descriptors open: what the kernel stores through registered buffers is not seen.",)
+        notes = (
+            "It has io_uring descriptors open: what the kernel stores through registered buffers is not seen.",
+        )
         yield epoch(number, ALL, *written, pid=pid, command=command, notes=notes)
 
 
