@@ -125,7 +125,9 @@ def _of_tensor(tensor: Any) -> TrackedBuffer:
         raise UsageError(f"{label} has no plain memory: {error}; pass the dense tensors inside it") from error
     strides = tuple(int(step) * itemsize for step in steps)
     shape = tuple(int(n) for n in tensor.shape)
-    return TrackedBuffer(int(address), shape, strides, itemsize, label, tensor)
+    # A parameter may be given other memory (module.half()): what is tracked stays alive all the same.
+    storage = tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else None
+    return TrackedBuffer(int(address), shape, strides, itemsize, label, (tensor, storage))
 
 
 def _of_dlpack(obj: Any) -> TrackedBuffer:
