@@ -15,6 +15,7 @@ from writewatch.abi import pagemap as pm
 from writewatch.abi.calls import KernelCalls
 from writewatch.abi.mman import MADV_DONTNEED
 from writewatch.abi.pagemap import PAGE_IS_WRITTEN, PAGE_REGION
+from writewatch.kernel.pagemap import WrittenPages
 
 tracking = pytest.mark.kernel("uffd_wp_async")
 scanning = pytest.mark.kernel("pagemap_scan")
@@ -264,3 +265,29 @@ def test_what_does_not_match_is_not_protected(pagemap: ww.Pagemap, motley: Track
     pagemap.scan(motley.start, motley.end, mask=PAGE_IS_WRITTEN | pm.PAGE_IS_PRESENT, write_protect=True)
     rest = pagemap.scan(motley.start, motley.end, mask=PAGE_IS_WRITTEN)
     assert set(motley.numbers(rest)) == is_written - is_present
+
+
+# ---- what the kernel wrote, as it is -------------------------------------------------------------
+
+
+def kernel_words(*pages: tuple[int, int]) -> bytes:
+    return np.array([(a * 4096, b * 4096, PAGE_IS_WRITTEN) for a, b in pages], np.uint64).tobytes()
+
+
+def test_regions_are_those_of_the_kernel_in_a_fresh_array() -> None:
+    found = WrittenPages([kernel_words((3, 5)), kernel_words((7, 8))], 12)
+    regions = found.regions()
+    assert regions is not None
+    assert regions.tolist() == [(3 * 4096, 5 * 4096, PAGE_IS_WRITTEN), (7 * 4096, 8 * 4096, PAGE_IS_WRITTEN)]
+    regions["start"] = 0
+    assert found.runs().tolist() == [[3, 5], [7, 8]]
+
+
+def test_regions_that_touch_have_to_be_joined_by_whoever_asked() -> None:
+    assert WrittenPages([kernel_words((3, 5)), kernel_words((5, 8))], 12).regions() is None
+
+
+def test_no_regions_are_an_empty_array() -> None:
+    regions = WrittenPages([b""], 12).regions()
+    assert regions is not None
+    assert len(regions) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import pickle
 from typing import Any
 
 import numpy as np
@@ -308,3 +310,19 @@ def test_a_set_outlives_its_tracker(backend: str, page_size: int) -> None:
         dirty = tracker.collect()
     dirty.give_back()
     assert 5 in dirty.pages(table)
+
+
+@pytest.mark.kernel("uffd_wp_async")
+@pytest.mark.parametrize("looked_at_before", [False, True])
+def test_regions_are_the_same_whether_or_not_runs_were_asked_for_first(looked_at_before: bool) -> None:
+    table = ww.allocate((64, mmap.PAGESIZE), "u1")
+    with ww.track(table, backend="uffd-wp") as tracker:
+        table[[3, 4, 9]] = 1
+        dirty = tracker.collect()
+        if looked_at_before:
+            assert dirty.n_pages == 3
+        start = table.ctypes.data
+        expected = [(start + a * mmap.PAGESIZE, start + b * mmap.PAGESIZE) for a, b in ((3, 5), (9, 10))]
+        for regions in (dirty.regions, pickle.loads(pickle.dumps(dirty)).regions, dirty.regions):
+            assert [(int(a), int(b)) for a, b, _ in regions.tolist()] == expected
+            regions["start"] = 0

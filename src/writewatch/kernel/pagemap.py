@@ -108,6 +108,18 @@ class WrittenPages:
         self._shift = shift
         self._runs: Runs | None = None
 
+    def regions(self) -> NDArray[np.void] | None:
+        """(n,) ``PAGE_REGION``, a fresh array; None where it is not as the kernel wrote it: two touch.
+
+        That is where its walk was restarted. Also None after ``runs()``, from which regions are made as well.
+        """
+        if self._runs is not None:
+            return None
+        words = np.concatenate([np.frombuffer(part, np.uint64) for part in self._parts]).reshape(-1, 3)
+        if (words[1:, 0] == words[:-1, 1]).any():
+            return None
+        return words.view(PAGE_REGION).reshape(-1)
+
     def runs(self) -> Runs:
         """(n, 2) page runs, ascending and disjoint; the array is read-only."""
         if self._runs is None:

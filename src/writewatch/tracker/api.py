@@ -239,6 +239,7 @@ class Tracker:
             exact=owed.exact or not len(owed.written),
             # Without the tracker: a set that is kept does not keep the tracker and its buffers.
             give_back=functools.partial(_give_back, position.account, owed),
+            regions=owed.regions,
         )
         elapsed = time.perf_counter_ns() - started
         n_collects, _, total_ns = self._collects

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from writewatch.errors import KernelUnsupportedError
 from writewatch.pages import Runs, no_runs
 
@@ -20,10 +23,12 @@ class Harvest:
     Attributes:
         assumed: Page runs that the backend cannot vouch for and that therefore count as written.
         exact: Whether every page in ``written`` was really written.
+        regions: The same pages as the kernel's own regions, where they need not be worked out; it gives None where
+            they have to be.
         notices: What the user has to be told: sentences as ``TrackingLostWarning``, warnings as what they are.
     """
 
-    __slots__ = ("_find", "_written", "assumed", "exact", "notices")
+    __slots__ = ("_find", "_written", "assumed", "exact", "notices", "regions")
 
     def __init__(
         self,
@@ -34,15 +39,18 @@ class Harvest:
     ) -> None:
         self._written: Runs | None = _NOTHING if written is None else _frozen(written)
         self._find: Callable[[], Runs] | None = None
+        self.regions: Callable[[], NDArray[np.void] | None] = _no_regions
         self.assumed = _NOTHING if assumed is None else _frozen(assumed)
         self.exact = exact
         self.notices = notices
 
     @classmethod
-    def of(cls, find: Callable[[], Runs], *, exact: bool) -> Self:
-        """A harvest whose written pages are worked out when they are asked for, by a function that cannot fail."""
+    def of(
+        cls, find: Callable[[], Runs], regions: Callable[[], NDArray[np.void] | None], *, exact: bool
+    ) -> Self:
+        """A harvest whose written pages are worked out when they are asked for, by functions that cannot fail."""
         self = cls(exact=exact)
-        self._written, self._find = None, find
+        self._written, self._find, self.regions = None, find, regions
         return self
 
     @property
@@ -55,6 +63,10 @@ class Harvest:
             assert self._find is not None
             self._written = _frozen(self._find())
         return self._written
+
+
+def _no_regions() -> None:
+    return None
 
 
 def _frozen(runs: Runs) -> Runs:

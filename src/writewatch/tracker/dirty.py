@@ -33,6 +33,10 @@ from writewatch.tracker.buffers import TrackedBuffer, resolve
 from writewatch.tracker.layout import rows_in
 
 
+def _no_regions() -> None:
+    """Regions have to be made from runs."""
+
+
 class DirtySet:
     """Pages that may have changed in one epoch of one consumer.
 
@@ -50,9 +54,11 @@ class DirtySet:
         epoch: int = -1,
         exact: bool = True,
         give_back: Callable[[], None] | None = None,
+        regions: Callable[[], NDArray[np.void] | None] = _no_regions,
     ) -> None:
         self.epoch = epoch
         self._find = written
+        self._find_regions = regions
         self._assumed = difference(assumed, self._written) if len(assumed) else assumed
         self._backend_exact = exact
         self._page_size = page_size
@@ -90,7 +96,8 @@ class DirtySet:
     @property
     def regions(self) -> NDArray[np.void]:
         """(n,) ``PAGE_REGION``: ``start`` and ``end`` in bytes, whole pages, ascending, disjoint, not touching."""
-        return self._regions(self.page_runs)
+        found = None if len(self._assumed) else self._find_regions()
+        return self._regions(self.page_runs) if found is None else found
 
     @property
     def assumed(self) -> NDArray[np.void]:
@@ -271,7 +278,7 @@ class DirtySet:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in this process or another, is a value only: it gives nothing back."""
-        return {**self.__dict__, "_give_back": None, "_find": self._written}
+        return {**self.__dict__, "_give_back": None, "_find": self._written, "_find_regions": _no_regions}
 
     def __repr__(self) -> str:
         assumed = total(self._assumed)

@@ -261,7 +261,7 @@ class UffdWp:
             found = self._pagemap.written(first, last, protect=True)
         except PartialScanError as error:
             return self._answer(unit, *self._after_refusal(error, first, last, True))
-        return Harvest.of(found.runs, exact=True)
+        return Harvest.of(found.runs, found.regions, exact=True)
 
     def _note_whether_plain(self) -> None:
         """Whether the next harvest may be plain. While it is, one in a few still looks for hot chunks."""
