@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,43 +92,72 @@ def cgroup() -> Iterator[Path]:
             directory.mkdir()
         except OSError:
             continue
-        if (directory / "cgroup.freeze").exists():
+        can_freeze = (directory / "cgroup.freeze").exists()
+        if can_freeze:
             yield directory
-            directory.rmdir()
-            return
         directory.rmdir()
+        if can_freeze:
+            return
     pytest.skip("no cgroup of version 2 can be made here")
 
 
-def _freeze(cgroup: Path, pid: int) -> None:
+@contextlib.contextmanager
+def frozen(cgroup: Path, pid: int, file: str, words: tuple[str, str]) -> Iterator[None]:
+    """A process is in a frozen cgroup inside, and where it was after: a frozen one could not even be killed."""
+    home = cgroup.parent / "cgroup.procs"
     (cgroup / "cgroup.procs").write_text(str(pid))
-    (cgroup / "cgroup.freeze").write_text("1")
+    (cgroup / file).write_text(words[0])
+    try:
+        yield
+    finally:
+        (cgroup / file).write_text(words[1])
+        home.write_text(str(pid))
+
+
+def frozen_v2(cgroup: Path, pid: int) -> contextlib.AbstractContextManager[None]:
+    return frozen(cgroup, pid, "cgroup.freeze", ("1", "0"))
+
+
+def await_frozen(cgroup: Path) -> None:
     while "frozen 1" not in (cgroup / "cgroup.events").read_text():
         pass
 
 
-def _thaw(cgroup: Path, pid: int) -> None:
-    (cgroup / "cgroup.freeze").write_text("0")
-    (cgroup.parent / "cgroup.procs").write_text(str(pid))
-
-
 def test_a_frozen_process_is_refused(cgroup: Path) -> None:
     with Target("states", "asleep") as target:
-        _freeze(cgroup, target.pid)
-        with pytest.raises(
-            AttachError, match=rf"{target.pid} is frozen by cgroup /{cgroup.name}; thaw it first"
-        ):
-            take(target.pid)
-        _thaw(cgroup, target.pid)
+        with frozen_v2(cgroup, target.pid):
+            await_frozen(cgroup)
+            with pytest.raises(
+                AttachError, match=f"^{target.pid} is frozen by cgroup /{cgroup.name}; thaw it first$"
+            ):
+                take(target.pid)
         lives_on(target)
 
 
 def test_a_process_that_freezes_late_is_put_back(cgroup: Path) -> None:
     with Target("states", "asleep") as target:
         before = target.signals()
-        _freeze(cgroup, target.pid)
-        answer, _ = request(target.pid, target.pid, deadline_s=0.1)
-        assert answer["failed"] == "frozen"
-        assert target.signals() == before
-        _thaw(cgroup, target.pid)
+        with frozen_v2(cgroup, target.pid):
+            await_frozen(cgroup)
+            answer, _ = request(target.pid, target.pid, deadline_s=0.1)
+            assert answer["failed"] == "frozen"
+            assert target.signals() == before
+        lives_on(target)
+
+
+def test_a_process_frozen_by_a_cgroup_of_version_1_is_refused() -> None:
+    directory = Path(f"/sys/fs/cgroup/freezer/writewatch-test-{os.getpid()}")
+    try:
+        directory.mkdir()
+    except OSError:
+        pytest.skip("no cgroup of version 1 can be made here")
+    with Target("states", "asleep") as target:
+        with frozen(directory, target.pid, "freezer.state", ("FROZEN", "THAWED")):
+            with pytest.raises(
+                AttachError, match=f"^{target.pid} is frozen by cgroup /{directory.name}; thaw it"
+            ):
+                take(target.pid)
+            with pytest.raises(HelperGoneError):  # one that freezes late does not stop
+                request(target.pid, target.pid, deadline_s=0.05)
+        directory.rmdir()
         lives_on(target)

@@ -6,10 +6,8 @@ user or capabilities since is not used any more. A forked child starts its own.
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import socket
 import subprocess
 import sys
 import threading
@@ -18,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from writewatch.errors import KernelUnsupportedError
+from writewatch.kernel.ptrace import packets
 from writewatch.kernel.refusals import surroundings
 
 _HELPER: Final = Path(__file__).with_name("helper.py")
-_PACKET: Final = 1 << 16
 #: After its deadline a helper may still be putting a thread back to how it was.
 _GRACE_S: Final = 1.0
 _START_S: Final = 30.0
@@ -44,7 +42,7 @@ class Helper:
             )
         self.rights = _rights()
         self._process = -1
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, theirs = packets.pair()
         try:
             with theirs:
                 subprocess.run(
@@ -63,8 +61,9 @@ class Helper:
         """A pidfd of it, by the number that it sends when it is ready."""
         self._socket.settimeout(_START_S)
         try:
-            return os.pidfd_open(int(self._socket.recv(_PACKET)))
-        except (OSError, ValueError) as error:
+            hello, _ = packets.receive(self._socket)
+            return os.pidfd_open(hello["pid"])
+        except (OSError, KeyError) as error:
             raise HelperGoneError from error
 
     def ask(self, request: Mapping[str, Any], wait_s: float, beside: int = -1) -> tuple[Answer, int]:
@@ -75,15 +74,15 @@ class Helper:
         """
         try:
             self._socket.settimeout(wait_s)
-            socket.send_fds(self._socket, [json.dumps(request).encode()], [beside] if beside >= 0 else [])
-            packet, received, _, _ = socket.recv_fds(self._socket, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+            packets.send(self._socket, request, beside)
+            answer, fd = packets.receive(self._socket)
         except OSError as error:
             self._await_end()
             raise HelperGoneError from error
-        if not packet:
+        if not answer:
             self._await_end()
             raise HelperGoneError
-        return json.loads(packet), received[0] if received else -1
+        return answer, fd
 
     def _await_end(self) -> None:
         """Its files are closed before Linux detaches what it traced; only then is nobody traced any more."""

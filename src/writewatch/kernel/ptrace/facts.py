@@ -59,7 +59,7 @@ class Facts:
         frozen_by: Path of the cgroup that is frozen, None when it runs.
         vfork_child: A child that a thread in vfork(2) may wait for.
         uids: Real, effective and saved user.
-        is_dumpable: False where ``/proc/PID`` belongs to root although the process does not.
+        is_dumpable: False where ``/proc/PID/mem`` belongs to root although the process does not.
         gains_rights: Its file is set-uid, set-gid or has capabilities.
     """
 
@@ -164,9 +164,9 @@ def _a_child(pid: int) -> int | None:
 
 
 def _is_dumpable(pid: int, effective: int) -> bool:
-    """``task_dump_owner()`` in fs/proc/base.c gives the directory of one that is not to root."""
+    """``task_dump_owner()`` in fs/proc/base.c gives the files of one that is not to root."""
     try:
-        return os.stat(f"/proc/{pid}").st_uid == effective
+        return os.stat(f"/proc/{pid}/mem").st_uid == effective
     except OSError:
         return True
 

@@ -14,6 +14,7 @@ Runs in the helper process: nothing here may import NumPy.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -28,6 +29,7 @@ from writewatch.abi.ptrace import (
     PTRACE_CONT,
     PTRACE_DETACH,
     PTRACE_EVENT_EXEC,
+    PTRACE_GETEVENTMSG,
     PTRACE_LISTEN,
     PTRACE_O_SUSPEND_SECCOMP,
     PTRACE_O_TRACECLONE,
@@ -40,8 +42,9 @@ from writewatch.abi.ptrace import (
     PTRACE_SYSCALL,
 )
 from writewatch.kernel import libc
+from writewatch.kernel.ptrace import packets
 from writewatch.kernel.ptrace.registers import Machine
-from writewatch.kernel.ptrace.taking import RefusedError, Surroundings, Visit
+from writewatch.kernel.ptrace.taking import USERFAULTFD_FLAGS, RefusedError, Surroundings, Visit
 from writewatch.kernel.ptrace.tracing import (
     WALL,
     ImpatientError,
@@ -70,7 +73,7 @@ _IGNORED: Final = (
 _RESTORED: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _DEADLINE_S: Final = 5.0
 _COULD_NOT_EXEC: Final = 127
-_PACKET: Final = 1 << 16
+_WAKEUPS: Final = 1 << 16
 
 
 class Program:
@@ -106,7 +109,10 @@ class Program:
         if not self._start(found):
             return
         self._leave_its_files()
-        owner_process = os.pidfd_open(self._specification["owner"])
+        try:
+            owner_process = os.pidfd_open(self._specification["owner"])
+        except OSError:
+            return
         poller = select.poll()
         for fd in (reader, self._owner.fileno(), owner_process):
             poller.register(fd, select.POLLIN)
@@ -114,7 +120,7 @@ class Program:
             ready = dict(poller.poll())
             if reader in ready:
                 with contextlib.suppress(BlockingIOError):
-                    os.read(reader, _PACKET)
+                    os.read(reader, _WAKEUPS)
             if owner_process in ready or (self._owner.fileno() in ready and not self._hear()):
                 return
 
@@ -188,16 +194,19 @@ class Program:
 
     def _tell(self, message: dict[str, Any], fd: int = -1) -> None:
         with contextlib.suppress(OSError):  # an owner that is gone is seen by its end of the socket
-            socket.send_fds(self._owner, [json.dumps(message).encode()], [fd] if fd >= 0 else [])
+            packets.send(self._owner, message, fd)
         if fd >= 0:
             os.close(fd)
 
     def _hear(self) -> bool:
         """A release of a held process; False at the end."""
-        packet = self._owner.recv(_PACKET)
-        if not packet:
+        try:
+            message, _ = packets.receive(self._owner)
+        except OSError:  # the owner died with an event unread
             return False
-        tid = json.loads(packet)["release"]
+        if not message:
+            return False
+        tid = message["release"]
         if tid in self._held:
             self._held.discard(tid)
             follows = self._forks or (self._execs and tid == self._root)
@@ -224,6 +233,7 @@ class Program:
         if ended(status):
             self._ended(tid, status)
         elif event(status) == PTRACE_EVENT_EXEC:
+            self._threads.discard(self._number_before(tid))
             self._processes.add(tid)
             self._leaving_exec.add(tid)
             self._go_on(tid)
@@ -235,6 +245,12 @@ class Program:
             self._ask(PTRACE_LISTEN, tid)
         else:
             self._go_on(tid, 0 if event(status) else stop_signal(status))
+
+    def _number_before(self, tid: int) -> int:
+        """What the thread was called that ran exec: it has the number of its process now."""
+        number = ctypes.c_ulong()
+        self._ask(PTRACE_GETEVENTMSG, tid, ctypes.addressof(number))
+        return number.value
 
     def _ended(self, tid: int, status: int) -> None:
         for group in (self._threads, self._leaving_exec, self._held):
@@ -309,13 +325,13 @@ class Program:
         return {"held_ns": held, "restores_itself": visit.restores_itself, "notes": visit.notes}, fd
 
     def _visit(self, tracee: Tracee) -> Visit:
-        with open(f"/proc/{tracee.tid}/status", "rb", buffering=0) as status:
-            filtered = is_filtered(status.fileno())
-        if filtered:
+        if filters_of(tracee.tid) != filters_of(os.getpid()):
             try:
                 tracee.set_options(self._options | PTRACE_O_SUSPEND_SECCOMP)
             except OSError as error:
                 raise RefusedError("seccomp", error.errno or 0) from error
+        elif is_filtered_here():
+            _try_ourselves()
         return Visit(tracee, self._machine, Surroundings(tracee, tracee.tid, self._machine), lambda _: None)
 
     # ---- requests ----------------------------------------------------------------------------------------
@@ -333,6 +349,30 @@ class Program:
     def _ask(self, request: int, tid: int, data: int = 0) -> None:
         """A request to a stopped thread. One that was killed meanwhile says so at the next wait."""
         libc.ptrace(request, tid, 0, data)
+
+
+def filters_of(tid: int) -> bytes:
+    """Its lines about filters of system calls; a descendant of ours with as many as we have, has ours."""
+    with open(f"/proc/{tid}/status", "rb", buffering=0) as status:
+        return b"".join(line for line in status.readall().split(b"\n") if line.startswith(b"Seccomp"))
+
+
+def is_filtered_here() -> bool:
+    """Whether this process filters its system calls."""
+    with open("/proc/self/status", "rb", buffering=0) as status:
+        return is_filtered(status.fileno())
+
+
+def _try_ourselves() -> None:
+    """Make the call that the program is to make, under the same filter.
+
+    Raises:
+        RefusedError: ``call``, with the errno that the filter answers.
+    """
+    try:
+        os.close(libc.syscall("userfaultfd", USERFAULTFD_FLAGS))
+    except OSError as error:
+        raise RefusedError("call", error.errno or 0) from error
 
 
 def _relatives(tid: int) -> tuple[int, int]:

@@ -13,7 +13,6 @@ of its own.
 """
 
 import gc
-import json
 import os
 import signal
 import socket
@@ -22,7 +21,6 @@ import types
 from pathlib import Path
 
 _IDLE_S = 10.0
-_PACKET = 1 << 16
 
 
 def import_without_numpy() -> None:
@@ -36,6 +34,7 @@ def import_without_numpy() -> None:
 
 def serve(owner: socket.socket) -> None:
     """Answer requests until there are no more."""
+    from writewatch.kernel.ptrace import packets
     from writewatch.kernel.ptrace.registers import machine_of
     from writewatch.kernel.ptrace.visiting import visit
 
@@ -44,18 +43,17 @@ def serve(owner: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)  # meant for the owner
     owner.settimeout(_IDLE_S)
-    owner.send(str(os.getpid()).encode())
+    packets.send(owner, {"pid": os.getpid()})
     gc.freeze()
     gc.disable()  # a collection would be time that a thread is held
     while True:
         try:
-            packet, received, _, _ = socket.recv_fds(owner, _PACKET, 1)
+            request, beside = packets.receive(owner)
         except OSError:  # nothing was asked for a while, or the owner died with an answer unread
             return
-        if not packet:
+        if not request:
             return
-        request = json.loads(packet)
-        request["mine"] = received[0] if received else -1
+        request["mine"] = beside
         kill_at = request.get("kill_at")
 
         def reached(point: str, kill_at: str | None = kill_at) -> None:
@@ -64,8 +62,11 @@ def serve(owner: socket.socket) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         answer, fd = visit(request, machine, reached)
-        socket.send_fds(owner, [json.dumps(answer).encode()], [fd] if fd >= 0 else [])
-        for one in (fd, *received):
+        try:
+            packets.send(owner, answer, fd)
+        except OSError:  # the owner waits no more, or died
+            return
+        for one in (fd, beside):
             if one >= 0:
                 os.close(one)
 

@@ -19,11 +19,11 @@ from types import TracebackType
 from typing import IO, Any, Final, Literal, Self
 
 from writewatch.errors import AttachError, KernelUnsupportedError, UsageError
+from writewatch.kernel.ptrace import packets
 from writewatch.kernel.ptrace.attaching import Taken, sentence
 from writewatch.kernel.ptrace.registers import machine_of
 
 _HELPER: Final = Path(__file__).with_name("helper.py")
-_PACKET: Final = 1 << 16
 
 #: What ``subprocess`` takes for a standard stream, without pipes: those are for the caller to make.
 Stream = int | IO[Any] | None
@@ -92,7 +92,7 @@ class Launched:
     def release(self, pid: int) -> None:
         """Let a held process run. One that is not held, or has ended, is left alone."""
         try:
-            self._socket.send(json.dumps({"release": pid}).encode())
+            packets.send(self._socket, {"release": pid})
         except OSError:
             return  # the helper has ended, and holds nobody
 
@@ -117,10 +117,9 @@ class Launched:
         if not select.select([self._socket], [], [], timeout_s)[0]:
             return {}, -1
         try:
-            packet, received, _, _ = socket.recv_fds(self._socket, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+            return packets.receive(self._socket)
         except ConnectionError:
-            packet, received = b"", []
-        return (json.loads(packet) if packet else {}), (received[0] if received else -1)
+            return {}, -1
 
     def _event(self, message: dict[str, Any], fd: int) -> NewMemory | Ended:
         pid = message["pid"]
@@ -211,7 +210,7 @@ def launch(
 def _start(
     specification: dict[str, Any], streams: tuple[Stream, Stream, Stream], pass_fds: Sequence[int]
 ) -> socket.socket:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = packets.pair()
     memory = os.memfd_create("program")
     try:
         with theirs:

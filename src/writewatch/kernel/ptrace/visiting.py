@@ -13,7 +13,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -110,6 +110,7 @@ def _visit(request: dict[str, Any], machine: Machine, timer: Timer, reached: Rea
             tracee.open_memory(pid)
             opened.callback(tracee.close)
             around = Surroundings(tracee, pid, machine)
+            opened.enter_context(_first_in_the_queue())
         finally:
             began = time.monotonic_ns()
             tracee.interrupt()  # whatever happened: only a stopped thread can be detached
@@ -124,6 +125,25 @@ def _visit(request: dict[str, Any], machine: Machine, timer: Timer, reached: Rea
         times = {"reach_ns": stopped - began, "held_ns": time.monotonic_ns() - stopped}
         reached("detached")
         return answer | times, fd
+
+
+@contextlib.contextmanager
+def _first_in_the_queue() -> Iterator[None]:
+    """A thread that is held waits for this process, so it must not wait for a processor where it has the right to.
+
+    On two processors with four busy processes the thread was held for 0.22 instead of 8 ms (99th percentile).
+    """
+    before = os.sched_getscheduler(0)
+    try:
+        if before == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except OSError:  # without CAP_SYS_NICE
+        before = os.SCHED_FIFO
+    try:
+        yield
+    finally:
+        if before == os.SCHED_OTHER:
+            os.sched_setscheduler(0, before, os.sched_param(0))
 
 
 def _while_stopped(
