@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "run": "Run a program and show what it writes.",
     "top": "What a running process writes, live.",
     "record": "What a process writes, into a trace.",
+    "report": "A trace as a page with pictures.",
 }
 
 

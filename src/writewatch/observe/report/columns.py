@@ -1,7 +1,8 @@
 """``Columns``: the time axis of a report. One column an epoch, or several epochs when there are too many.
 
-The columns follow the epochs of the process that has the most; an epoch of another one belongs to every column
-that it spans by more than a sliver, so that a collect that came some milliseconds later does not smear over two.
+The columns follow the epochs of the process that has the most; an epoch of another one belongs to every
+column that it spans by more than a sliver, so that a collect that came some milliseconds later does not
+smear over two.
 """
 
 from __future__ import annotations

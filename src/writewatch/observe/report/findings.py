@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from writewatch.observe.report.axis import Axis
+from writewatch.observe.report.axis import Axis, Band
 from writewatch.observe.report.columns import Columns
 from writewatch.observe.trace.blocks import Event
 from writewatch.observe.trace.ranges import Ranges
@@ -122,6 +122,19 @@ class Findings:
     def is_exact(self) -> bool:
         """Whether every page in the trace was written."""
         return not self.n_coarse
+
+
+def several_processes(findings: Findings) -> bool:
+    """Whether a name alone does not say whose mapping it is."""
+    return len({band.program for band in findings.axis.bands}) > 1
+
+
+def band_label(findings: Findings, band: Band) -> str:
+    """What to write beside a band."""
+    if not several_processes(findings):
+        return band.name
+    command = next(one.command for one in findings.processes if (one.pid, one.program) == band.program)
+    return f"{command}: {band.name}"
 
 
 def as_values(findings: Findings) -> dict[str, Any]:

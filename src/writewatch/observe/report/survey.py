@@ -262,14 +262,21 @@ class _When:
         table = np.zeros((len(keys), len(epochs)))
         np.add.at(table, (owners, block.ranges["epoch"]), block.ranges["reported"])
         seconds = np.maximum((epochs["to_ns"] - epochs["from_ns"]) / 1e9, 1e-9)
-        begin, end = self.columns.edges_ns[0], self.columns.edges_ns[-1]
-        middles = (epochs["from_ns"] + epochs["to_ns"]) // 2
-        parts = np.clip((middles - begin) * _PARTS // (end - begin), 0, _PARTS - 1)
+        spread = _spread(epochs, self.columns)
         for number in np.unique(owners).tolist():
             sums = self.sums.setdefault(keys[number], _Sums())
             sums.n_pages += int(table[number].sum())
             sums.peak = max(sums.peak, float((table[number] * epochs["page_size"] / seconds).max()))
-            np.add.at(sums.over_time, parts, table[number])
+            sums.over_time += table[number] @ spread
+
+
+def _spread(epochs: Records, columns: Columns) -> NDArray[np.float64]:
+    """(n_epochs, _PARTS) the share of each epoch that falls into each part of the trace."""
+    parts = np.linspace(columns.edges_ns[0], columns.edges_ns[-1], _PARTS + 1)
+    begins, ends = epochs["from_ns"][:, np.newaxis], epochs["to_ns"][:, np.newaxis]
+    common = np.minimum(ends, parts[1:]) - np.maximum(begins, parts[:-1])
+    shares: NDArray[np.float64] = np.maximum(common, 0) / np.maximum(ends - begins, 1)
+    return shares
 
 
 def fair_limit(counts: NDArray[np.int64], budget: int) -> int:

@@ -58,6 +58,11 @@ class Trace:
             raise TraceError(f"nothing of the trace {self.path} is whole; record it again")
 
     @property
+    def n_segments(self) -> int:
+        """How many blocks there are at most."""
+        return len(self._finished) + (self._open_block is not None)
+
+    @property
     def n_bytes(self) -> int:
         """Size of its files."""
         return sum(path.stat().st_size for path in self.path.iterdir())

@@ -1,0 +1,68 @@
+"""``writewatch report``: a trace as one page, a picture, or figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from writewatch.errors import TraceError, UsageError
+from writewatch.observe.report.findings import Findings, as_values
+from writewatch.observe.report.survey import survey
+from writewatch.observe.trace.reader import Trace, open_trace
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=_FILE, metavar="HTML", help="One self-contained page.")
+@click.option("--png", type=_FILE, metavar="FILE", help="The heatmap as PNG (needs matplotlib).")
+@click.option("--svg", type=_FILE, metavar="FILE", help="The heatmap as SVG (needs matplotlib).")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+def report(trace: Path, output: Path | None, png: Path | None, svg: Path | None, as_json: bool) -> None:
+    """Show what a TRACE holds: where and when was written, how fast, how much again and again.
+
+    The page needs no network and no program but a browser. What of a trace cannot be read is said, and the rest
+    is shown.
+    """
+    if not (output or png or svg or as_json):
+        raise UsageError("say what to make: -o report.html, --png, --svg or --json")
+    opened = open_trace(trace)
+    with _progress(opened) as step:
+        findings = survey(opened, step)
+    _write(findings, output, png, svg)
+    for sentence in findings.damage:
+        click.echo(f"writewatch: {sentence}", err=True)
+    if as_json:
+        click.echo(json.dumps(as_values(findings), indent=2))
+
+
+def _write(findings: Findings, output: Path | None, png: Path | None, svg: Path | None) -> None:
+    try:
+        if output:
+            from writewatch.observe.report.page import page
+
+            output.write_text(page(findings), encoding="utf-8")
+        for path, kind in ((png, "png"), (svg, "svg")):
+            if path:
+                from writewatch.observe.report.picture import draw
+
+                draw(findings, path, kind)
+    except OSError as error:
+        raise TraceError(f"the report cannot be written: {error}") from error
+
+
+@contextmanager
+def _progress(trace: Trace) -> Iterator[Callable[[], None]]:
+    """A bar on stderr while it runs, where somebody can see it; gives the function that advances it."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading the trace", total=2 * trace.n_segments)
+        yield lambda: bar.advance(task)
