@@ -101,7 +101,7 @@ class Profile:
         Buffers of a ``Tracker`` that was there before are among them: it is the one that knows.
         """
         found = self.epochs[-1].mappings if self.epochs else ()
-        return tuple(one for one in found if one.unseen is not None)
+        return tuple(one for one in found if one.unseen is not None and _can_change(one))
 
     def __repr__(self) -> str:
         if not self.epochs:
@@ -113,6 +113,11 @@ class Profile:
         if not self.epochs:
             return f"<pre>{self!r}</pre>".replace("<Profile", "&lt;Profile").replace("n>", "n&gt;")
         return as_html(self.figures, self.epochs, self.not_included)
+
+
+def _can_change(mapping: Mapping) -> bool:
+    """Not so what is private and not writable, such as [vsyscall]. Buffers have no VMAs."""
+    return not mapping.vmas or any(vma.is_writable or vma.is_shared for vma in mapping.vmas)
 
 
 def profile(*buffers: object, interval: float = 0.1, budget: float | None = 0.05) -> Profile:
