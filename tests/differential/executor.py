@@ -39,12 +39,13 @@ _ELSEWHERE: Final = BASE + (1 << 40)
 _FILE_FLAGS: Final = {"memfd": 0, "hugetlb": mman.MFD_HUGETLB}
 
 
-def _address(page: int) -> int:
+def address(page: int) -> int:
+    """Of a page of the arena."""
     return BASE + page * PAGE
 
 
 def _range(page: int, n_pages: int) -> uf.UffdioRange:
-    return uf.UffdioRange(_address(page), n_pages * PAGE)
+    return uf.UffdioRange(address(page), n_pages * PAGE)
 
 
 def attempt(perform: Callable[[], Any]) -> Outcome:
@@ -60,7 +61,7 @@ def attempt(perform: Callable[[], Any]) -> Outcome:
 def as_call(operation: Operation) -> tuple[str, tuple[Any, ...]]:
     """The one call of ``KernelCalls`` that an operation that may wait is made of."""
     name, page, *rest = operation
-    at = _address(page)
+    at = address(page)
     if name == "store":
         return "store", (at, bytes(rest))
     if name == "load":
@@ -70,7 +71,7 @@ def as_call(operation: Operation) -> tuple[str, tuple[Any, ...]]:
     if name == "madvise":
         return "madvise", (at, rest[0] * PAGE, rest[1])
     assert name == "mremap"
-    return "mremap", (at, rest[0] * PAGE, rest[1] * PAGE, rest[2], _address(rest[3]))
+    return "mremap", (at, rest[0] * PAGE, rest[1] * PAGE, rest[2], address(rest[3]))
 
 
 class Executor:
@@ -135,27 +136,27 @@ class Executor:
         flags |= mman.MAP_FIXED
         if not file:
             flags |= mman.MAP_ANONYMOUS
-        self._calls.mmap(_address(page), n * PAGE, prot, flags, fd, offset * PAGE)
+        self._calls.mmap(address(page), n * PAGE, prot, flags, fd, offset * PAGE)
 
     def do_unmap(self, page: int, n: int) -> None:
-        self._calls.munmap(_address(page), n * PAGE)
+        self._calls.munmap(address(page), n * PAGE)
 
     def do_mprotect(self, page: int, n: int, prot: int) -> None:
-        self._calls.mprotect(_address(page), n * PAGE, prot)
+        self._calls.mprotect(address(page), n * PAGE, prot)
 
     def do_madvise(self, page: int, n: int, advice: int) -> None:
-        if masks.never_returns(self._calls, _address(page), n * PAGE, advice):
+        if masks.never_returns(self._calls, address(page), n * PAGE, advice):
             return
-        self._calls.madvise(_address(page), n * PAGE, advice)
+        self._calls.madvise(address(page), n * PAGE, advice)
 
     def do_page_out(self, page: int, n: int) -> None:
         self._write_back()
-        self._calls.page_out(_address(page), n * PAGE)
+        self._calls.page_out(address(page), n * PAGE)
         self._read_again()
 
     def do_mremap(self, page: int, old: int, new: int, flags: int, target: int) -> int:
-        address = self._calls.mremap(_address(page), old * PAGE, new * PAGE, flags, _address(target))
-        return int(address - BASE) // PAGE
+        moved = self._calls.mremap(address(page), old * PAGE, new * PAGE, flags, address(target))
+        return int(moved - BASE) // PAGE
 
     def do_punch(self, file: str, page: int, n: int) -> None:
         mode = mman.FALLOC_FL_PUNCH_HOLE | mman.FALLOC_FL_KEEP_SIZE
@@ -174,17 +175,25 @@ class Executor:
 
     # ---- memory ----------------------------------------------------------------------------------
 
+    def _is_stored_to_for_ever(self, page: int) -> bool:
+        # Pages of hugetlbfs are nowhere else; asking about every store would take long.
+        return page >= HUGE_START and masks.faults_for_ever(self._calls, self._pagemap, address(page))
+
     def do_store(self, page: int, value: int) -> None:
-        self._calls.store(_address(page), bytes([value]))
+        if self._is_stored_to_for_ever(page):
+            return
+        self._calls.store(address(page), bytes([value]))
 
     def do_load(self, page: int) -> int:
-        return int(self._calls.load(_address(page), 1)[0])
+        return int(self._calls.load(address(page), 1)[0])
 
     def do_kernel_store(self, page: int, value: int) -> None:
-        self._calls.copy_to_user(_address(page), bytes([value]))
+        if self._is_stored_to_for_ever(page):
+            return
+        self._calls.copy_to_user(address(page), bytes([value]))
 
     def do_kernel_load(self, page: int) -> int:
-        return int(self._calls.copy_from_user(_address(page), 1)[0])
+        return int(self._calls.copy_from_user(address(page), 1)[0])
 
     # ---- userfaultfd -----------------------------------------------------------------------------
 
@@ -214,7 +223,7 @@ class Executor:
         self._calls.uffdio(self._fd(name), uf.UFFDIO_WRITEPROTECT, argument)
 
     def do_copy(self, name: str, page: int, n: int, source: int, mode: int) -> Outcome:
-        argument = uf.UffdioCopy(_address(page), _address(source), n * PAGE, mode, 0)
+        argument = uf.UffdioCopy(address(page), address(source), n * PAGE, mode, 0)
         return self._resolve(name, uf.UFFDIO_COPY, argument, "copy")
 
     def do_zeropage(self, name: str, page: int, n: int, mode: int) -> Outcome:
@@ -229,7 +238,7 @@ class Executor:
         return self._resolve(name, uf.UFFDIO_POISON, uf.UffdioPoison(_range(page, n), mode, 0), "updated")
 
     def do_move(self, name: str, page: int, n: int, source: int, mode: int) -> Outcome:
-        argument = uf.UffdioMove(_address(page), _address(source), n * PAGE, mode, 0)
+        argument = uf.UffdioMove(address(page), address(source), n * PAGE, mode, 0)
         return self._resolve(name, uf.UFFDIO_MOVE, argument, "move")
 
     def _resolve(self, name: str, request: int, argument: uf.UffdioArgument, field: str) -> Outcome:
@@ -266,8 +275,8 @@ class Executor:
         argument = PmScanArg(
             size=ctypes.sizeof(PmScanArg),
             flags=flags,
-            start=_address(page),
-            end=_address(page + n),
+            start=address(page),
+            end=address(page + n),
             walk_end=BASE,
             max_pages=max_pages,
             category_inverted=inverted,
@@ -290,7 +299,7 @@ class Executor:
 
     def do_entries(self, page: int, n: int) -> tuple[tuple[int, int], ...]:
         """Pagemap entries as runs of (number of pages, flags)."""
-        entries = self._calls.read_pagemap(self._pagemap, _address(page) // PAGE, n) & masks.ENTRY_BITS
+        entries = self._calls.read_pagemap(self._pagemap, address(page) // PAGE, n) & masks.ENTRY_BITS
         edges = np.flatnonzero(np.diff(entries)) + 1
         starts = np.concatenate(([0], edges))
         lengths = np.diff(np.append(starts, len(entries)))

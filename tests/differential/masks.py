@@ -1,7 +1,7 @@
 """What may differ between a running kernel and the model, each mask with its reason. All of them are here.
 
 **Masked**, by the functions and constants below: frame numbers and swap offsets, bits of the configuration,
-features of newer kernels, and the one call that Linux does not return from.
+features of newer kernels, and the call and the store that Linux does not return from.
 
 **Switched off** for as long as a comparison runs: khugepaged, which makes huge pages of small ones in the background
 (``machine.hold_still``; only root can, see the last group), and the batches of pages of other CPUs: the process runs on
@@ -67,6 +67,18 @@ def never_returns(calls: Any, addr: int, length: int, advice: int) -> bool:
         vma.start < addr + length and addr < vma.end and (vma.inode or vma.is_shared)
         for vma in calls.vmas(None)
     )
+
+
+def faults_for_ever(calls: Any, pagemap: int, addr: int) -> bool:
+    """Whether a store would fault, and fault again, for ever.
+
+    A page of hugetlbfs with a uffd-wp bit, or a marker, whose registration for write-protection is gone: Linux leaves
+    it to whoever un-protects it, and nobody can (seen on 6.18.44).
+    """
+    if not calls.read_pagemap(pagemap, addr // calls.page_size, 1)[0] & np.uint64(PM_UFFD_WP):
+        return False
+    flags = calls.vm_flags(addr)
+    return "ht" in flags and "uw" not in flags
 
 
 def features(word: int) -> int:

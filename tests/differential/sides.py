@@ -14,7 +14,7 @@ from tests.conformance import model_world
 from tests.conformance.linux_world import LinuxWorld, Zygote
 from tests.conformance.world import Task, World
 from tests.differential import masks
-from tests.differential.executor import Executor, Operation, Outcome, as_call, attempt
+from tests.differential.executor import HUGE_START, Executor, Operation, Outcome, address, as_call, attempt
 
 OWN: Final = frozenset({"fork", "switch", "exit", "spawn", "settle"})
 
@@ -27,16 +27,27 @@ class Process:
     def __init__(self, world: World, perform: Perform, child: Callable[[], Process]) -> None:
         self.world, self.perform, self.child = world, perform, child
         self._tasks: list[tuple[Operation, Task]] = []
+        self._pagemap: int | None = None
 
     def spawn(self, operation: Operation) -> Outcome:
         """Start a thread, unless one is running: with two, their order would be the scheduler's."""
         if self._tasks:
             return ("busy",)
         method, arguments = as_call(operation)
-        if method == "madvise" and masks.never_returns(self.world.calls, *arguments):
+        if self._never_ends(method, arguments):
             return ("masked", method)
         self._tasks.append((operation, self.world.spawn(method, *arguments)))
         return self.settle()
+
+    def _never_ends(self, method: str, arguments: tuple[Any, ...]) -> bool:
+        calls = self.world.calls
+        if method == "madvise":
+            return masks.never_returns(calls, *arguments)
+        if method != "store" or arguments[0] < address(HUGE_START):
+            return False
+        if self._pagemap is None:
+            self._pagemap = calls.open_pagemap(None)
+        return masks.faults_for_ever(calls, self._pagemap, arguments[0])
 
     def settle(self) -> Outcome:
         """What the thread is doing, or what came of it."""

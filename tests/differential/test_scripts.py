@@ -7,7 +7,7 @@ import pytest
 from tests.conformance import machine
 from tests.conformance.world import WorldLost
 from tests.differential.driver import Pair, compare, compare_twice, observed, shrink
-from tests.differential.executor import Operation
+from tests.differential.executor import HUGETLB_START, Operation
 from tests.differential.script import RW, Script, options_of
 from tests.differential.sides import Side
 from writewatch.abi import mman
@@ -62,6 +62,22 @@ def test_what_never_returns_is_masked_in_a_thread_too(pair: Pair) -> None:
         ("register", "u0", 0, 2, uf.UFFDIO_REGISTER_MODE_WP),
         ("writeprotect", "u0", 0, 2, 1),
         ("spawn", ("madvise", 0, 2, mman.MADV_GUARD_INSTALL)),
+    ]
+    assert compare(pair.linux, pair.model, script) is None
+
+
+@pytest.mark.parametrize("in_a_thread", [False, True])
+def test_a_store_that_faults_for_ever_is_masked(pair: Pair, in_a_thread: bool) -> None:
+    if "hugetlb" not in pair.options:
+        pytest.skip("needs huge pages of hugetlbfs, which only root can configure")
+    store: Operation = ("store", HUGETLB_START, 7)
+    script: list[Operation] = [
+        ("map", HUGETLB_START, 512, RW, mman.MAP_SHARED | mman.MAP_HUGETLB, "", 0),
+        ("context", "u0", uf.UFFD_FEATURE_WP_ASYNC),
+        ("register", "u0", HUGETLB_START, 512, uf.UFFDIO_REGISTER_MODE_WP),
+        ("writeprotect", "u0", HUGETLB_START, 512, 1),
+        ("register", "u0", HUGETLB_START, 512, uf.UFFDIO_REGISTER_MODE_MISSING),
+        ("spawn", store) if in_a_thread else store,
     ]
     assert compare(pair.linux, pair.model, script) is None
 

@@ -11,6 +11,7 @@ from tests.differential.script import Script
 from tests.differential.sides import model_side
 from tests.model.worlds import BASE, PRIVATE, RW, SHARED, Area
 from writewatch.abi import mman
+from writewatch.abi import userfaultfd as uf
 from writewatch.model import pte as p
 from writewatch.model.check import check
 from writewatch.model.cost import METHODS, Work, compare, work_of
@@ -147,6 +148,15 @@ def test_a_guard_over_protected_pages_of_a_file_never_returns() -> None:
     area.armed()
     with pytest.raises(NeverReturns):
         area.calls.madvise(BASE, area.page, mman.MADV_GUARD_INSTALL)
+
+
+def test_a_store_over_a_bit_of_hugetlbfs_that_outlived_its_registration_never_returns() -> None:
+    area = Area(512, SHARED | mman.MAP_HUGETLB)
+    area.fill()
+    fd = area.armed()
+    area.register(fd, uf.UFFDIO_REGISTER_MODE_MISSING)
+    with pytest.raises(NeverReturns):
+        area.store(3)
 
 
 def test_entries_describe_themselves() -> None:

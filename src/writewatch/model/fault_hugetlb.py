@@ -9,7 +9,7 @@ from writewatch.model import page_cache
 from writewatch.model import pte as p
 from writewatch.model.fault_anon import writable
 from writewatch.model.frames import ANON
-from writewatch.model.signals import BUS_ADRERR, BusError
+from writewatch.model.signals import BUS_ADRERR, BusError, NeverReturns
 from writewatch.model.uffd import handle_userfault
 from writewatch.model.vma import VM_SHARED, VM_UFFD_MINOR, VM_UFFD_MISSING, VM_UFFD_WP, VM_WRITE
 from writewatch.model.vmf import Fault
@@ -87,6 +87,10 @@ def allocate_private(fault: Fault) -> int | None:
 
 def _wp(fault: Fault, leaf: int) -> None:
     # Compare mm/hugetlb.c:hugetlb_wp().
+    if leaf & p.UFFD_WP:
+        # It leaves a protected page to whoever un-protects it. Where the registration is gone and the bit is not,
+        # that is nobody: the store faults, and faults again (6.18.44).
+        raise NeverReturns("a store into a page of hugetlbfs whose uffd-wp bit has outlived its registration")
     mm, machine, pfn = fault.mm, fault.mm.machine, p.number(leaf)
     base = fault.addr & -machine.huge_page_size
     if fault.vma.is_shared or machine.frames.is_alone(pfn):

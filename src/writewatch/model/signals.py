@@ -51,7 +51,7 @@ class Poisoned(BusError):
 
 
 class NeverReturns(Exception):
-    """A call that Linux (6.18.44) is never done with: it runs in circles in the kernel until the process is killed."""
+    """A call or an access that Linux (6.18.44) is never done with: it runs in circles until the process is killed."""
 
 
 class MustWait(Exception):
