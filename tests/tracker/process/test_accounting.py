@@ -16,7 +16,7 @@ from writewatch.abi.pagemap import (
     PAGE_IS_WRITTEN,
 )
 from writewatch.pages import Runs, expand, no_runs
-from writewatch.tracker.process.accounting import Findings, clipped, findings
+from writewatch.tracker.process.accounting import Findings, Look, clipped, findings
 
 PAGE = 4096
 HERE = PAGE_IS_PRESENT
@@ -40,20 +40,14 @@ class Sorts:
 def found(
     *regions: tuple[int, int, int],
     held: Runs | None = None,
-    scanned: Runs | None = None,
-    fresh: Runs | None = None,
-    doubted: Runs | None = None,
+    whole: Runs | None = None,
+    coarse: Runs | None = None,
+    **others: Runs,
 ) -> Findings:
     words = np.array([(a * PAGE, b * PAGE, c) for a, b, c in regions], np.uint64).reshape(-1, 3)
-    return findings(
-        words,
-        Sorts(),
-        PAGE,
-        held=no_runs() if held is None else held,
-        scanned=runs((0, 300)) if scanned is None else scanned,
-        fresh=no_runs() if fresh is None else fresh,
-        doubted=no_runs() if doubted is None else doubted,
-    )
+    look = Look(words, runs((0, 300)) if whole is None else whole, **others)
+    none = no_runs()
+    return findings(look, Sorts(), PAGE, none if held is None else held, none if coarse is None else coarse)
 
 
 def pages(of: Runs) -> list[int]:
@@ -92,13 +86,13 @@ def test_shared_memory_that_is_not_mapped_any_more_keeps_its_content() -> None:
 
 
 def test_what_was_not_scanned_is_left_as_it_was() -> None:
-    seen = found(held=runs((3, 6)), scanned=runs((5, 100)))
+    seen = found(held=runs((3, 6)), whole=runs((5, 100)))
     assert pages(seen.discarded) == [5]
     assert pages(seen.held) == [3, 4]
 
 
 def test_what_is_not_mapped_any_more_is_forgotten() -> None:
-    seen = found(held=runs((300, 310)), scanned=no_runs())
+    seen = found(held=runs((300, 310)), whole=no_runs())
     assert not pages(seen.held)
 
 
@@ -140,10 +134,40 @@ def test_a_huge_page_is_assumed_in_anonymous_memory_and_not_exact_in_a_file() ->
     assert (pages(seen.assumed), pages(seen.written), seen.exact) == ([], list(range(200, 208)), False)
 
 
+def test_what_a_huge_entry_of_a_file_mapped_is_not_exact_until_it_was_seen_in_small_pages() -> None:
+    huge = runs((200, 208))
+    first = found((200, 208, WRITTEN | PAGE_IS_HUGE))
+    assert pages(first.coarse) == pages(huge)
+    silent = found(held=huge, coarse=huge, whole=no_runs(), partial=huge)
+    assert pages(silent.coarse) == pages(huge)
+    small = found((200, 208, WRITTEN), held=huge, coarse=huge)
+    assert (small.exact, pages(small.coarse)) == (False, [])
+    assert found((201, 202, WRITTEN), held=huge).exact
+
+
 def test_nothing_found_is_nothing() -> None:
     seen = found()
     assert not any(len(one) for one in (seen.written, seen.assumed, seen.discarded, seen.held))
     assert seen.exact
+
+
+def test_where_only_written_pages_are_reported_the_others_are_as_they_were() -> None:
+    everywhere = {"whole": no_runs(), "partial": runs((0, 100), (200, 300))}
+    seen = found((3, 4, WRITTEN), held=runs((2, 9), (200, 204)), empty=runs((5, 7), (50, 60)), **everywhere)
+    assert (pages(seen.written), pages(seen.discarded)) == ([3], [5, 6])
+    assert pages(seen.held) == [2, 3, 4, 7, 8, 200, 201, 202, 203]
+
+
+def test_where_only_written_pages_are_reported_a_zero_page_held_data_before() -> None:
+    seen = found(
+        (3, 4, WRITTEN | PAGE_IS_PFNZERO), held=runs((3, 5)), whole=no_runs(), partial=runs((0, 100))
+    )
+    assert (pages(seen.written), pages(seen.discarded), pages(seen.held)) == ([], [3], [4])
+
+
+def test_regions_that_overlap_are_both_true() -> None:
+    seen = found((100, 104, HERE), (102, 103, WRITTEN), held=runs((100, 104)))
+    assert (pages(seen.written), pages(seen.discarded), seen.n_faults) == ([102], [], 1)
 
 
 def test_regions_are_cut_to_a_range() -> None:

@@ -1,6 +1,6 @@
 """What the categories of a walk say about writes: arithmetic on page runs, no system call.
 
-One walk reports every page that is there, with what Linux knows of it, and protects the written ones. A page *holds
+A walk reports pages, with what Linux knows of each, and protects the written ones. A page *holds
 data* when its content is more than a zero page or the file underneath. Then:
 
 * written and holding data: the program wrote it. What is the file's page in a private mapping, or the zero page, was
@@ -16,7 +16,7 @@ Truth: ``pagemap_page_category()`` in ``fs/proc/task_mmu.c``; Documentation/admi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -56,6 +56,29 @@ class Sorts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What the scans of a round said.
+
+    Attributes: words: Regions with categories WRITTEN, PRESENT, PFNZERO, HUGE, GUARD and, where private mappings of
+        files lie,
+            FILE. By start; they may overlap, then what any says is true.
+        whole: Pages of which everything that is there was reported.
+        partial: Pages of which only the written ones were reported; the others are as they were, but for those that
+            are ``empty``.
+        empty: Pages of ``partial`` that are not there.
+        fresh: Pages of mappings that were not registered since the last round.
+        doubted: Pages whose report was lost: what holds data there is assumed.
+    """
+
+    words: Words
+    whole: Runs
+    partial: Runs = field(default_factory=no_runs)
+    empty: Runs = field(default_factory=no_runs)
+    fresh: Runs = field(default_factory=no_runs)
+    doubted: Runs = field(default_factory=no_runs)
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What one walk found.
 
@@ -64,14 +87,16 @@ class Findings:
         assumed: Reported without its word.
         discarded: Held data and do not any more.
         held: All that hold data now: to be compared with at the next walk.
+        coarse: Pages of files and shared memory that are mapped by huge entries: one store makes all of them written.
         n_faults: Pages whose first write cost the program a fault of ours.
-        exact: False when a page of hugetlb or of huge shared memory is among the written.
+        exact: False when one that is, or was, mapped by a huge entry of a file is among the written.
     """
 
     written: Runs
     assumed: Runs
     discarded: Runs
     held: Runs
+    coarse: Runs
     n_faults: int
     exact: bool
 
@@ -89,50 +114,59 @@ class _Pages:
         has: NDArray[np.bool_] = self._categories & np.uint64(bits) != 0
         return has
 
+    @property
+    def all(self) -> NDArray[np.bool_]:
+        """Every region."""
+        return np.ones(len(self._runs), np.bool_)
+
+    @property
+    def reported(self) -> Runs:
+        """Pages of all regions."""
+        return normalise(self._runs)
+
     def where(self, mask: NDArray[np.bool_], within: Runs) -> Runs:
         """Page runs of the regions chosen, cut to some pages."""
         return intersection(normalise(self._runs[mask]), within)
 
 
-def findings(
-    words: Words, sorts: Sorts, page_size: int, *, held: Runs, scanned: Runs, fresh: Runs, doubted: Runs
-) -> Findings:
-    """Sort out one walk.
+def findings(look: Look, sorts: Sorts, page_size: int, held: Runs, coarse: Runs) -> Findings:
+    """Sort out one round.
 
-    Args: words: Regions with categories WRITTEN, PRESENT, PFNZERO, HUGE, GUARD and, where private mappings of files
-        lie, FILE;
-            ascending and disjoint.
+    Args:
+        look: What the scans said.
         sorts: Of what sort pages are.
         page_size: Bytes.
-        held: Pages that held data at the last walk.
-        scanned: Pages that the walk covered.
-        fresh: Pages of mappings that were not registered since the last walk.
-        doubted: Pages of a walk whose report was lost: what holds data there is assumed.
+        held: Pages that held data at the last round.
+        coarse: Pages of files that huge entries mapped at the last round.
     """
-    pages = _Pages(words, page_size)
+    pages = _Pages(look.words, page_size)
     written, present = pages.having(PAGE_IS_WRITTEN), pages.having(PAGE_IS_PRESENT)
     own = ~pages.having(PAGE_IS_PFNZERO | PAGE_IS_GUARD | PAGE_IS_FILE)
-    anonymous = pages.where(own, sorts.anonymous)
+    scanned = union(look.whole, look.partial)
+    before = intersection(held, scanned)
     # Not present and protected: a marker, or a page in swap. Not present and written: in swap.
     of_files = pages.where(own & (present | written), sorts.private_files)
-    everything = np.ones(len(words), np.bool_)
-    data = union(union(anonymous, of_files), pages.where(everything, sorts.shared))
+    data = union(pages.where(own, sorts.anonymous), of_files)
+    data = union(data, pages.where(pages.all, sorts.shared))
+    silent = difference(intersection(before, look.partial), pages.reported)
+    data = union(data, difference(silent, look.empty))
 
-    before = intersection(held, scanned)
     changed = pages.where(written, data)
-    huge = pages.where(written & pages.having(PAGE_IS_HUGE), changed)
+    huge = pages.where(pages.having(PAGE_IS_HUGE), data)
+    of_files_huge = difference(huge, sorts.anonymous)
     first_seen = difference(intersection(changed, sorts.shared), before)
     perhaps_swapped = intersection(before, pages.where(~present & ~written, sorts.private_files))
-    assumed = union(intersection(changed, fresh), intersection(data, doubted))
-    assumed = union(union(assumed, first_seen), intersection(huge, sorts.anonymous))
-    faulted = difference(intersection(changed, before), fresh)
+    assumed = union(intersection(changed, look.fresh), intersection(data, look.doubted))
+    assumed = union(union(assumed, first_seen), intersection(intersection(huge, changed), sorts.anonymous))
+    faulted = difference(intersection(changed, before), look.fresh)
     return Findings(
         written=difference(changed, assumed),
         assumed=union(assumed, perhaps_swapped),
         discarded=_discarded(difference(before, union(data, perhaps_swapped)), sorts),
         held=_mapped(union(difference(held, scanned), data), sorts),
+        coarse=_mapped(union(difference(coarse, pages.reported), of_files_huge), sorts),
         n_faults=total(faulted),
-        exact=not len(difference(huge, sorts.anonymous)),
+        exact=not len(intersection(changed, union(coarse, of_files_huge))),
     )
 
 

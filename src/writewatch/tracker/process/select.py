@@ -19,7 +19,7 @@ from writewatch.tracker.process.backend import ProcessBackend
 from writewatch.tracker.process.content_hash import HashProcess
 from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles
 from writewatch.tracker.process.soft_dirty import NOTE, SoftDirtyProcess
-from writewatch.tracker.process.uffd import UffdProcess
+from writewatch.tracker.process.uffd import AlreadyTrackedError, UffdProcess
 from writewatch.tracker.select import known
 
 
@@ -143,7 +143,7 @@ def choose(name: str, files: ProcFiles, calls: KernelCalls, take: Take, *, repor
             why = f"{files.pid} ended, or ran another program, while it was attached to"
             raise AttachError(why, files.pid) from error
         except (AttachError, KernelUnsupportedError, OSError) as error:
-            if name != "auto" or is_momentary(files.pid):
+            if name != "auto" or isinstance(error, AlreadyTrackedError) or is_momentary(files.pid):
                 raise
             first = first or error
             passed_over.append(f"{one}: {error}")
