@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 from writewatch.errors import UsageError, WriteWatchError
 
 #: What ``pip install "writewatch[cli]"`` brings.
-_CLI_PACKAGES: Final = ("click", "rich")
+_CLI_PACKAGES: Final = ("click", "rich", "textual")
 
 FAILED: Final = 1
 MISUSED: Final = 2

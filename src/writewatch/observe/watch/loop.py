@@ -40,7 +40,10 @@ def watch(
     ended = False
     due = clock()
     while not ended:
-        due = max(due + period_s(tracker, interval_s), clock())
+        period = period_s(tracker, interval_s)
+        # Late, by a reader that was slow or because everybody was stopped: no epoch of a moment, whose rate
+        # would mean nothing.
+        due = max(due + period, clock() + period / 2)
         ended = _wait(tracker, due, clock, stopped)
         if stopped is not None and stopped():
             return
