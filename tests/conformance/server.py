@@ -25,7 +25,8 @@ import numpy as np
 
 from tests.conformance.access import Access
 from tests.conformance.world import MemorySignal
-from tests.differential.executor import Executor, Operation, Outcome
+from tests.differential.arena import Operation, Outcome
+from tests.differential.executor import Executor
 from writewatch.abi.mman import MADV_PAGEOUT
 from writewatch.kernel import libc
 from writewatch.kernel.calls import LinuxCalls

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tests.conformance import machine
 from tests.conformance.world import Need, WorldLost
-from tests.differential.executor import ARENA_PAGES, HUGE_START, HUGETLB_START, Operation, Outcome
+from tests.differential.arena import ARENA_PAGES, HUGE_START, HUGETLB_START, Operation, Outcome
 from tests.differential.sides import Side
 
 #: Parts of the arena, each seen after an operation whose first number is a page of it.

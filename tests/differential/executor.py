@@ -1,9 +1,7 @@
 """Performs operations on a ``KernelCalls`` and says what came of each, in a form that can be compared.
 
-An operation is a tuple, its name first: plain data that can be sent to another process, printed, and
-replayed. Places are page numbers in the **arena**, a fixed piece of the address space that is the same on
-both sides; descriptors have names. An outcome is plain data too: the errno or the signal, or the value
-and every output field. What differs legitimately is masked in masks.py and nowhere else.
+Operations and outcomes are plain data (``arena.py``): they can be sent to another process, printed, and replayed.
+Descriptors have names. What differs legitimately is masked in ``masks.py`` and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,66 +10,29 @@ import contextlib
 import ctypes
 import errno
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from tests.conformance.actions import ALL, DEFAULT_FLAGS, G
 from tests.conformance.world import MemorySignal
 from tests.differential import masks
+from tests.differential.arena import (
+    ARENA_PAGES,
+    BASE,
+    ELSEWHERE,
+    FILE_FLAGS,
+    HUGE_START,
+    PAGE,
+    Operation,
+    Outcome,
+    address,
+    attempt,
+    span,
+)
 from writewatch.abi import mman
 from writewatch.abi import userfaultfd as uf
 from writewatch.abi.pagemap import PAGE_REGION, PmScanArg
-
-Operation = tuple[Any, ...]
-Outcome = tuple[Any, ...]
-
-BASE: Final = 0x1000_0000_0000
-PAGE: Final = 4096
-PER_HUGE: Final = 512
-#: Three parts, each starting at a huge page: small pages, transparent huge pages, hugetlbfs.
-SMALL_PAGES: Final = 1024
-HUGE_START: Final = 1024
-HUGETLB_START: Final = 2048
-ARENA_PAGES: Final = 3584
-
-_ELSEWHERE: Final = BASE + (1 << 40)
-_FILE_FLAGS: Final = {"memfd": 0, "hugetlb": mman.MFD_HUGETLB}
-
-
-def address(page: int) -> int:
-    """Of a page of the arena."""
-    return BASE + page * PAGE
-
-
-def _range(page: int, n_pages: int) -> uf.UffdioRange:
-    return uf.UffdioRange(address(page), n_pages * PAGE)
-
-
-def attempt(perform: Callable[[], Any]) -> Outcome:
-    """What comes of a call: ("ok", value), ("errno", name) or ("signal", name, code, address)."""
-    try:
-        return ("ok", perform())
-    except OSError as failure:
-        return ("errno", errno.errorcode.get(failure.errno or 0, str(failure.errno)))
-    except MemorySignal as caught:
-        return masks.signal(caught)
-
-
-def as_call(operation: Operation) -> tuple[str, tuple[Any, ...]]:
-    """The one call of ``KernelCalls`` that an operation that may wait is made of."""
-    name, page, *rest = operation
-    at = address(page)
-    if name == "store":
-        return "store", (at, bytes(rest))
-    if name == "load":
-        return "load", (at, 1)
-    if name == "unmap":
-        return "munmap", (at, rest[0] * PAGE)
-    if name == "madvise":
-        return "madvise", (at, rest[0] * PAGE, rest[1])
-    assert name == "mremap"
-    return "mremap", (at, rest[0] * PAGE, rest[1] * PAGE, rest[2], address(rest[3]))
 
 
 class Executor:
@@ -107,14 +68,14 @@ class Executor:
             self._read_ahead(fd, n_pages)
             self.regular.append((fd, n_pages * PAGE))
             return
-        fd = self._calls.memfd_create(name, _FILE_FLAGS[kind])
+        fd = self._calls.memfd_create(name, FILE_FLAGS[kind])
         self._calls.ftruncate(fd, n_pages * PAGE)
         self.descriptors[name] = fd
 
     def _read_ahead(self, fd: int, n_pages: int) -> None:
         """Bring a whole file into the page cache: what readahead would bring is the kernel's guess."""
         length = n_pages * PAGE
-        at = self._calls.mmap(_ELSEWHERE, length, mman.PROT_READ, mman.MAP_SHARED | mman.MAP_FIXED, fd, 0)
+        at = self._calls.mmap(ELSEWHERE, length, mman.PROT_READ, mman.MAP_SHARED | mman.MAP_FIXED, fd, 0)
         with contextlib.suppress(MemorySignal):  # where it was truncated
             for page in range(n_pages):
                 self._calls.load(at + page * PAGE, 1)
@@ -127,7 +88,7 @@ class Executor:
     def _write_back(self) -> None:
         """Leave no page of a file dirty: reclaim marks it with the flag that starts readahead, see masks.py."""
         for fd, length in self.regular:
-            at = self._calls.mmap(_ELSEWHERE, length, mman.PROT_READ, mman.MAP_SHARED | mman.MAP_FIXED, fd, 0)
+            at = self._calls.mmap(ELSEWHERE, length, mman.PROT_READ, mman.MAP_SHARED | mman.MAP_FIXED, fd, 0)
             self._calls.msync(at, length, mman.MS_SYNC)
             self._calls.munmap(at, length)
 
@@ -208,18 +169,18 @@ class Executor:
         self._calls.close(self.descriptors.pop(name, -1))
 
     def do_register(self, name: str, page: int, n: int, mode: int) -> int:
-        argument = uf.UffdioRegister(_range(page, n), mode, 0)
+        argument = uf.UffdioRegister(span(page, n), mode, 0)
         self._calls.uffdio(self._fd(name), uf.UFFDIO_REGISTER, argument)
         return int(argument.ioctls)
 
     def do_unregister(self, name: str, page: int, n: int) -> None:
-        self._calls.uffdio(self._fd(name), uf.UFFDIO_UNREGISTER, _range(page, n))
+        self._calls.uffdio(self._fd(name), uf.UFFDIO_UNREGISTER, span(page, n))
 
     def do_wake(self, name: str, page: int, n: int) -> None:
-        self._calls.uffdio(self._fd(name), uf.UFFDIO_WAKE, _range(page, n))
+        self._calls.uffdio(self._fd(name), uf.UFFDIO_WAKE, span(page, n))
 
     def do_writeprotect(self, name: str, page: int, n: int, mode: int) -> None:
-        argument = uf.UffdioWriteprotect(_range(page, n), mode)
+        argument = uf.UffdioWriteprotect(span(page, n), mode)
         self._calls.uffdio(self._fd(name), uf.UFFDIO_WRITEPROTECT, argument)
 
     def do_copy(self, name: str, page: int, n: int, source: int, mode: int) -> Outcome:
@@ -227,15 +188,13 @@ class Executor:
         return self._resolve(name, uf.UFFDIO_COPY, argument, "copy")
 
     def do_zeropage(self, name: str, page: int, n: int, mode: int) -> Outcome:
-        return self._resolve(
-            name, uf.UFFDIO_ZEROPAGE, uf.UffdioZeropage(_range(page, n), mode, 0), "zeropage"
-        )
+        return self._resolve(name, uf.UFFDIO_ZEROPAGE, uf.UffdioZeropage(span(page, n), mode, 0), "zeropage")
 
     def do_continue(self, name: str, page: int, n: int, mode: int) -> Outcome:
-        return self._resolve(name, uf.UFFDIO_CONTINUE, uf.UffdioContinue(_range(page, n), mode, 0), "mapped")
+        return self._resolve(name, uf.UFFDIO_CONTINUE, uf.UffdioContinue(span(page, n), mode, 0), "mapped")
 
     def do_poison(self, name: str, page: int, n: int, mode: int) -> Outcome:
-        return self._resolve(name, uf.UFFDIO_POISON, uf.UffdioPoison(_range(page, n), mode, 0), "updated")
+        return self._resolve(name, uf.UFFDIO_POISON, uf.UffdioPoison(span(page, n), mode, 0), "updated")
 
     def do_move(self, name: str, page: int, n: int, source: int, mode: int) -> Outcome:
         argument = uf.UffdioMove(address(page), address(source), n * PAGE, mode, 0)

@@ -10,53 +10,20 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from tests.conformance.actions import ALL, ASYNC, GET_AND_PROTECT, A, G, P, W
-from tests.differential.executor import (
-    HUGE_START,
-    HUGETLB_START,
-    PER_HUGE,
-    Operation,
+from tests.conformance.actions import ALL, GET_AND_PROTECT, G, W
+from tests.differential.arena import HUGE_START, HUGETLB_START, PER_HUGE, Operation
+from tests.differential.weights import (
+    ADVICE,
+    FEATURES,
+    MASKS,
+    WAITING,
+    WAITING_FEATURES,
+    WAITING_WEIGHTS,
+    WEIGHTS,
 )
 from writewatch.abi import mman
-from writewatch.abi import userfaultfd as uf
 
 RW: Final = mman.PROT_READ | mman.PROT_WRITE
-
-#: Contexts of a script. Faults that are not resolved in place are answered by SIGBUS: no operation ever waits.
-_FEATURES: Final = tuple(
-    uf.UFFD_FEATURE_SIGBUS | features for features in (ASYNC, ASYNC, ASYNC, 0, uf.UFFD_FEATURE_WP_UNPOPULATED)
-)
-#: The same where operations may wait, with events whose sender waits for their reader (not EVENT_UNMAP: a
-#: mapping over another one would wait as well).
-_WAITING_FEATURES: Final = (
-    0,
-    0,
-    ASYNC,
-    uf.UFFD_FEATURE_WP_UNPOPULATED,
-    uf.UFFD_FEATURE_EXACT_ADDRESS,
-    uf.UFFD_FEATURE_EVENT_REMOVE,
-    uf.UFFD_FEATURE_EVENT_REMAP,
-)
-
-#: Operations that may wait for a userfaultfd, or for the reader of an event.
-_WAITING: Final = frozenset({"store", "load", "unmap", "madvise", "mremap"})
-
-_ADVICE: Final = (
-    mman.MADV_DONTNEED,
-    mman.MADV_DONTNEED,
-    mman.MADV_DONTNEED,
-    mman.MADV_REMOVE,
-    mman.MADV_FREE,
-    mman.MADV_COLD,
-    mman.MADV_POPULATE_READ,
-    mman.MADV_POPULATE_WRITE,
-    mman.MADV_GUARD_INSTALL,
-    mman.MADV_GUARD_REMOVE,
-    mman.MADV_HUGEPAGE,
-    mman.MADV_NOHUGEPAGE,
-    mman.MADV_COLLAPSE,
-)
-_MASKS: Final = (W, W, W, W, 0, P, W | P, A, A | W, ALL, G)
 
 _PROLOGUE: Final = 9  # operations that every script starts with
 
@@ -80,10 +47,10 @@ class Script:
         self._n_processes = 1
         self._registered: list[tuple[str, int, int]] = []
         self._waits = "wait" in options
-        self._features = _WAITING_FEATURES if self._waits else _FEATURES
-        weights = {name: weight for name, (weight, need) in _WEIGHTS.items() if not need or need in options}
+        self._features = WAITING_FEATURES if self._waits else FEATURES
+        weights = {name: weight for name, (weight, need) in WEIGHTS.items() if not need or need in options}
         if self._waits:
-            weights |= _WAITING_WEIGHTS
+            weights |= WAITING_WEIGHTS
         self._names, self._weights = list(weights), list(weights.values())
 
     def operations(self, n: int) -> list[Operation]:
@@ -115,7 +82,7 @@ class Script:
         self._count += 1
         (name,) = self._rng.choices(self._names, self._weights)
         operation: Operation = getattr(self, f"draw_{name}")()
-        return ("spawn", operation) if self._waits and name in _WAITING else operation
+        return ("spawn", operation) if self._waits and name in WAITING else operation
 
     # ---- places ----------------------------------------------------------------------------------
 
@@ -192,7 +159,7 @@ class Script:
         return ("mprotect", *self._range(), self._prot())
 
     def draw_madvise(self) -> Operation:
-        return ("madvise", *self._range(), self._rng.choice(_ADVICE))
+        return ("madvise", *self._range(), self._rng.choice(ADVICE))
 
     def draw_page_out(self) -> Operation:
         return ("page_out", *self._small())
@@ -320,53 +287,7 @@ class Script:
         returns = rng.choice((W, ALL | G, 0, rng.randrange(ALL + 1)))
         vec = rng.choice((0, 1, 2, 8, 1024))
         limit = rng.choice((0, 0, 0, 1, 3, 10, 256, 512))
-        return ("scan", page, n, rng.randrange(4), rng.choice(_MASKS), anyof, inverted, returns, vec, limit)
+        return ("scan", page, n, rng.randrange(4), rng.choice(MASKS), anyof, inverted, returns, vec, limit)
 
     def draw_collect(self) -> Operation:
         return ("scan", *self._known()[1:], GET_AND_PROTECT, W, 0, 0, W, self._rng.choice((1, 8, 1024)), 0)
-
-
-#: More of what ends a wait, where operations wait.
-_WAITING_WEIGHTS: Final = {
-    "wake": 8,
-    "messages": 10,
-    "copy": 8,
-    "zeropage": 6,
-    "writeprotect": 16,
-    "close": 3,
-}
-
-#: Weight of each operation, and the option that it needs.
-_WEIGHTS: Final[dict[str, tuple[int, str]]] = {
-    "file": (1, ""),
-    "map": (6, ""),
-    "unmap": (2, ""),
-    "mprotect": (4, ""),
-    "madvise": (8, ""),
-    "page_out": (1, "swap"),
-    "mremap": (3, ""),
-    "punch": (1, ""),
-    "truncate": (1, ""),
-    "pwrite": (1, ""),
-    "store": (22, ""),
-    "load": (8, ""),
-    "kernel_store": (5, ""),
-    "kernel_load": (2, ""),
-    "context": (2, ""),
-    "close": (1, ""),
-    "register": (8, ""),
-    "unregister": (2, ""),
-    "writeprotect": (10, ""),
-    "copy": (2, ""),
-    "zeropage": (1, ""),
-    "continue": (1, ""),
-    "poison": (1, ""),
-    "move": (1, ""),
-    "messages": (1, ""),
-    "wake": (1, "wait"),
-    "fork": (1, "fork"),
-    "switch": (3, "fork"),
-    "exit": (1, "fork"),
-    "scan": (8, ""),
-    "collect": (5, ""),
-}

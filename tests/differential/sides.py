@@ -14,7 +14,8 @@ from tests.conformance import model_world
 from tests.conformance.linux_world import LinuxWorld, Zygote
 from tests.conformance.world import Task, World
 from tests.differential import masks
-from tests.differential.executor import HUGE_START, Executor, Operation, Outcome, address, as_call, attempt
+from tests.differential.arena import HUGE_START, Operation, Outcome, address, as_call, attempt
+from tests.differential.executor import Executor
 
 OWN: Final = frozenset({"fork", "switch", "exit", "spawn", "settle"})
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.conformance.actions import ALL, GET_AND_PROTECT, A, G, P, W
+from tests.differential.arena import ARENA_PAGES, HUGE_START, PER_HUGE, Operation
 from tests.differential.driver import Pair, compare, shrink
-from tests.differential.executor import ARENA_PAGES, HUGE_START, PER_HUGE, Operation
 from tests.differential.script import RW
 from writewatch.abi import mman
 from writewatch.abi import userfaultfd as uf

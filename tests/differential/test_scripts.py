@@ -6,8 +6,8 @@ import pytest
 
 from tests.conformance import machine
 from tests.conformance.world import WorldLost
+from tests.differential.arena import HUGETLB_START, Operation
 from tests.differential.driver import Pair, compare, compare_twice, observed, shrink
-from tests.differential.executor import HUGETLB_START, Operation
 from tests.differential.script import RW, Script, options_of
 from tests.differential.sides import Side
 from writewatch.abi import mman
