@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -211,3 +213,27 @@ def test_14_soft_dirty_is_another_bit() -> None:
     area.collect()
     entries = area.calls.read_pagemap(area.pagemap, BASE // area.page, 8)
     assert np.flatnonzero(entries & np.uint64(1 << 55)).tolist() == [2]
+
+
+# ---- the document --------------------------------------------------------------------------------
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_every_test_that_the_document_cites_exists() -> None:
+    cited = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (_ROOT / "docs/review.md").read_text(encoding="utf-8"))
+    missing = [
+        name for path, name in cited if f"def {name}(" not in (_ROOT / path).read_text(encoding="utf-8")
+    ]
+    assert cited
+    assert missing == []
+
+
+def test_every_test_of_a_point_is_cited_under_its_number() -> None:
+    text = (_ROOT / "docs/review.md").read_text(encoding="utf-8")
+    points = dict(re.findall(r"^## (\d+)\. [^\n]*\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    own = re.findall(
+        r"^def (test_(\d+)_\w+)", pathlib.Path(__file__).read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(points, key=int) == [str(number) for number in range(1, 15)]
+    assert [name for name, number in own if f"::{name}`" not in points[number]] == []
