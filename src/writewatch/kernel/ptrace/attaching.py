@@ -6,8 +6,8 @@ for good: what follows, UFFDIO_API and all, needs no stop, and another debugger 
 
 from __future__ import annotations
 
-import contextlib
 import os
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +15,7 @@ from typing import Any, Final
 from writewatch.errors import AttachError, KernelUnsupportedError
 from writewatch.kernel.ptrace.asking import HelperGoneError, ask
 from writewatch.kernel.ptrace.facts import Facts, read_facts
-from writewatch.kernel.ptrace.holders import copies_in_children, is_copy
+from writewatch.kernel.ptrace.leaks import close_copies
 from writewatch.kernel.ptrace.preflight import call_refused, cannot_be_stopped, judge, no_right, refusal
 from writewatch.kernel.ptrace.registers import machine_of
 from writewatch.kernel.ptrace.threads import Thread
@@ -28,8 +28,19 @@ _TRIES: Final = 8
 _PASSING: Final = frozenset({"ended", "replaced", "no instruction", "seize", "open"})
 _DID_NOT_STOP: Final[dict[str, Any]] = {"failed": "deadline"}
 _PAUSE_S: Final = 0.001
-#: For a child that has to close a copy.
-_CLOSE_S: Final = 0.5
+#: Another tracker that attaches at the same time is gone by then; a debugger is not.
+_PASSER_BY_S: Final = 0.1
+
+_one_at_a_time = threading.Lock()
+
+
+def _forget() -> None:
+    """In a forked child the lock may be held by a thread that is not there."""
+    global _one_at_a_time  # noqa: PLW0603
+    _one_at_a_time = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,7 @@ class Taken:
         held_ns: From the stop until the thread ran again.
         restores_itself: Whether the thread would have got away unharmed had the helper been killed.
         notes: What was given up, in sentences.
+        number: What the descriptor was in the process, before it was closed there: see ``leaks.close_copies()``.
     """
 
     fd: int
@@ -51,6 +63,7 @@ class Taken:
     held_ns: int
     restores_itself: bool
     notes: tuple[str, ...]
+    number: int = -1
 
 
 def take_userfaultfd(pid: int, *, deadline_s: float = 1.0) -> Taken:
@@ -67,10 +80,15 @@ def take_userfaultfd(pid: int, *, deadline_s: float = 1.0) -> Taken:
     """
     if machine_of() is None:
         raise KernelUnsupportedError("attaching is written for x86-64 and aarch64 alone", ("ptrace",))
+    with _one_at_a_time:
+        return _take(pid, deadline_s)
+
+
+def _take(pid: int, deadline_s: float) -> Taken:
     ends, failures = time.monotonic() + deadline_s, 0
     unwilling: set[int] = set()
     while True:
-        facts = read_facts(pid)
+        facts = _facts_without_a_passer_by(pid)
         threads = [thread for thread in judge(facts) if thread.tid not in unwilling]
         left = ends - time.monotonic()
         if left <= 0:
@@ -88,6 +106,14 @@ def take_userfaultfd(pid: int, *, deadline_s: float = 1.0) -> Taken:
             raise AttachError(sentence(outcome, pid), pid)
 
 
+def _facts_without_a_passer_by(pid: int) -> Facts:
+    """Facts; a tracer that stays is in them, one that only takes a descriptor, as we do, is waited for."""
+    ends = time.monotonic() + _PASSER_BY_S
+    while (facts := read_facts(pid)).tracer is not None and time.monotonic() < ends:
+        time.sleep(_PAUSE_S)
+    return facts
+
+
 def _try(facts: Facts, thread: Thread, deadline_s: float) -> Taken | dict[str, Any]:
     """One thread; the helper's answer when it may go better the next time."""
     request = {"do": "take", "pid": facts.pid, "tid": thread.tid}
@@ -97,30 +123,15 @@ def _try(facts: Facts, thread: Thread, deadline_s: float) -> Taken | dict[str, A
         return _DID_NOT_STOP
     if "failed" not in answer:
         try:
-            notes = (*answer["notes"], *_close_copies(fd, facts.pid, answer["number"]))
+            notes = (*answer["notes"], *close_copies(facts.pid, fd, answer["number"]))
         except BaseException:
             os.close(fd)
             raise
         times = answer["reach_ns"], answer["held_ns"]
-        return Taken(fd, thread.tid, *times, answer["restores_itself"], notes)
+        return Taken(fd, thread.tid, *times, answer["restores_itself"], notes, answer["number"])
     if answer["failed"] in _PASSING:
         return answer
     raise AttachError(sentence(answer, facts.pid), facts.pid)
-
-
-def _close_copies(fd: int, pid: int, number: int) -> tuple[str, ...]:
-    """Have children close what they inherited in between; what cannot be closed is told."""
-    notes = []
-    for holder in copies_in_children(fd, pid, number):
-        request = {"do": "close", "pid": holder.pid, "tid": holder.pid, "fd": holder.fd}
-        with contextlib.suppress(HelperGoneError):
-            ask(request, _CLOSE_S, fd)
-        if is_copy(fd, holder):
-            notes.append(
-                f"child {holder.pid} was forked meanwhile and holds a copy of the userfaultfd (fd {holder.fd}): "
-                "until it ends or runs another program, the memory stays armed unless it is unregistered"
-            )
-    return tuple(notes)
 
 
 def sentence(answer: dict[str, Any], pid: int) -> str:

@@ -130,7 +130,8 @@ class Launched:
         cause, parent = message["cause"], message["parent"]
         if "failed" in message:
             return NewMemory(pid, parent, cause, None, sentence(message, pid))
-        taken = Taken(fd, pid, 0, message["held_ns"], message["restores_itself"], tuple(message["notes"]))
+        notes = tuple(message["notes"])
+        taken = Taken(fd, pid, 0, message["held_ns"], message["restores_itself"], notes)
         return NewMemory(pid, parent, cause, taken)
 
     def _await_start(self, command: str) -> None:
