@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tests.model import test_explore as small
 from tests.model.programs import Saving
-from writewatch.model.explore import Scenario, explore
+from writewatch.model.exploration import Scenario, explore
 
 
 def two_writers_and_two_rounds() -> Scenario:

@@ -12,7 +12,7 @@ from writewatch.abi import mman
 from writewatch.abi import userfaultfd as uf
 from writewatch.abi.pagemap import PAGE_REGION
 from writewatch.model import pte as p
-from writewatch.model.explore import Scenario
+from writewatch.model.exploration import Scenario
 from writewatch.model.waits import Steps
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.model.programs import Saving, forgotten, served
-from writewatch.model.explore import Scenario, explore, replay, run_at_random
+from writewatch.model import Scenario, explore, replay, run_at_random
 
 N_PAGES = 4  # of every program, which all have three tasks
 
