@@ -71,7 +71,7 @@ SCAN: Final = _rule(Becomes.PROTECTED, none=Becomes.MARKER)
 #: Dropping anonymous memory (MADV_DONTNEED). mm/memory.c:zap_pte_range().
 DROP_ANON: Final = _rule(Becomes.EMPTY, guard=_K)
 #: Dropping the pages of a file, shmem included (MADV_DONTNEED, truncate).
-DROP_FILE: Final = _rule(Becomes.REMEMBERED, none=_K, marker=_K, poison=Becomes.EMPTY, guard=_K)
+DROP_FILE: Final = _rule(Becomes.REMEMBERED, none=_K, marker=_K, guard=_K)
 #: Dropping pages of hugetlbfs. mm/hugetlb.c:__unmap_hugepage_range().
 DROP_HUGETLB: Final = _rule(Becomes.REMEMBERED)
 #: Punching a hole into a file: what is private to the mm stays, and is not asked here.
