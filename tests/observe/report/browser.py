@@ -27,7 +27,14 @@ _FLAGS = (
     "--disable-sync",
     "--force-color-profile=srgb",
 )
-_KEYS = {"Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015", "Shift": "\ue008", "Escape": "\ue00c"}
+_KEYS = {
+    "Left": "\ue012",
+    "Up": "\ue013",
+    "Right": "\ue014",
+    "Down": "\ue015",
+    "Shift": "\ue008",
+    "Escape": "\ue00c",
+}
 
 
 class Browser:
@@ -44,7 +51,13 @@ class Browser:
 
     def size(self, width: int, height: int) -> None:
         """Of the page's view, not of the window."""
-        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.cdp(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def dark(self, is_dark: bool) -> None:
         feature = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
@@ -62,12 +75,17 @@ class Browser:
 
     def wait_for(self, condition: str) -> None:
         """Until an expression is true; the driver gives up after its own script timeout."""
-        script = "const done = arguments[0]; (function look() { (%s) ? done(true) : setTimeout(look, 5); })();"
+        script = (
+            "const done = arguments[0]; (function look() { (%s) ? done(true) : setTimeout(look, 5); })();"
+        )
         assert self.ask("POST", "execute/async", script=script % condition, args=[])
 
     def text(self, selector: str) -> str:
         """What a person sees of an element; empty when it is hidden."""
-        return str(self.run("return document.querySelector(arguments[0]).innerText", selector))
+        script = (
+            "const e = document.querySelector(arguments[0]); return e.checkVisibility() ? e.innerText : ''"
+        )
+        return str(self.run(script, selector))
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         shot = self.cdp("Page.captureScreenshot", captureBeyondViewport=whole)
@@ -92,7 +110,9 @@ class Browser:
         self._pointer([self._move(x, y)])
 
     def click(self, x: float, y: float) -> None:
-        self._pointer([self._move(x, y), {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}])
+        self._pointer(
+            [self._move(x, y), {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+        )
 
     def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
         down, up = {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}
@@ -133,7 +153,9 @@ def browser() -> Iterator[Browser]:
             base = f"http://127.0.0.1:{_port(driver)}"
             options = {"binary": CHROMIUM, "args": [*_FLAGS, f"--user-data-dir={profile}"]}
             wanted = {"alwaysMatch": {"goog:chromeOptions": options}}
-            session = f"{base}/session/{_ask('POST', f'{base}/session', {'capabilities': wanted})['sessionId']}"
+            session = (
+                f"{base}/session/{_ask('POST', f'{base}/session', {'capabilities': wanted})['sessionId']}"
+            )
             try:
                 yield Browser(session)
             finally:

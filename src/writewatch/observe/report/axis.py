@@ -23,7 +23,8 @@ from writewatch.pages import Runs, clip, difference, no_runs, normalise, total, 
 #: A process id and the number of its program.
 Program: TypeAlias = tuple[int, int]
 
-#: A stretch that was never written is cut out when it is a larger part of the axis than this.
+#: A stretch that was never written is cut out when it is a larger part of the axis than this, and has more pages than
+#: were written at all.
 _LONG: Final = 1 / 40
 _MOST_CUTS: Final = 400
 #: Bands beyond these, those with the fewest pages written, are shown together with their neighbours.
@@ -238,9 +239,10 @@ def _cut(drafts: list[_Draft]) -> list[_Draft]:
     ]
     gaps.sort(reverse=True)
     left = sum(total(draft.shown) for draft in drafts)
+    n_written = sum(total(draft.written) for draft in drafts)
     cuts: dict[int, list[tuple[int, int]]] = {}
     for length, number, start, end in gaps[:_MOST_CUTS]:
-        if length <= left * _LONG:
+        if length <= max(left * _LONG, n_written):
             break
         cuts.setdefault(number, []).append((start, end))
         left -= length

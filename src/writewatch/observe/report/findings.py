@@ -21,7 +21,8 @@ class ProcessFigures:
     """One program in one process.
 
     Attributes:
-        pid, command, backend: Who, and what told.
+        pid, program: Which; a program is what exec starts, counted from 0.
+        command, backend: Its name, and what told of its writes.
         n_epochs: Collects.
         n_pages: Written, counted in each epoch.
         from_s, to_s: When it was watched, since the trace began.
@@ -42,7 +43,8 @@ class MappingFigures:
     """What one mapping, or several of one name in one program, wrote.
 
     Attributes:
-        pid, name, kind: Which.
+        pid, program, command: Whose.
+        name, kind: Which.
         n_pages: Written, counted in each epoch.
         n_distinct: Pages that were written at all.
         extent_bytes: Addresses that were mapped at one time or another.
@@ -51,6 +53,8 @@ class MappingFigures:
     """
 
     pid: int
+    program: int
+    command: str
     name: str
     kind: str
     n_pages: int

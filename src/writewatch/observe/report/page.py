@@ -21,7 +21,7 @@ from writewatch.observe.report.scales import length_text, time_ticks
 from writewatch.observe.reporters.units import count_text, rate_text, size_text
 
 _STATIC_WIDTH, _STATIC_HEIGHT = 1000, 560
-_MOST_ROWS = 40
+_MOST_ROWS = 25
 _SCRIPTS = ("data.js", "heatmap.js", "page.js")
 
 
@@ -184,8 +184,7 @@ def _mapping_table(findings: Findings) -> str:
 
 def _mapping_row(findings: Findings, one: MappingFigures) -> tuple[str, ...]:
     page_size = findings.meta.page_size
-    commands = {process.pid: process.command for process in findings.processes}
-    who = (escape(f"{commands[one.pid]} ({one.pid})"),) if several_processes(findings) else ()
+    who = (escape(f"{one.command} ({one.pid})"),) if several_processes(findings) else ()
     return (
         _mapping_name(findings, one),
         *who,
@@ -203,7 +202,7 @@ def _mapping_name(findings: Findings, one: MappingFigures) -> str:
     bands = [
         (band.n_written, number)
         for number, band in enumerate(findings.axis.bands)
-        if (band.program[0], band.name, band.kind) == (one.pid, one.name, one.kind)
+        if (*band.program, band.name, band.kind) == (one.pid, one.program, one.name, one.kind)
     ]
     kind = f' <span class="soft">{escape(one.kind)}</span>' if one.kind and one.kind not in one.name else ""
     if not bands:

@@ -46,7 +46,12 @@ def draw(findings: Findings, path: Path, kind: str) -> None:
         ) from error
     if not findings.axis.bands:
         raise TraceError("nothing was written in this trace, so there is no picture of it")
-    style: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "text.color": _INK, "axes.edgecolor": _SOFT}
+    style: dict[Any, Any] = {
+        "font.size": 9,
+        "svg.fonttype": "none",
+        "text.color": _INK,
+        "axes.edgecolor": _SOFT,
+    }
     with rc_context(style):
         # Not pyplot: it would look for a screen.
         figure = Figure(figsize=(11, 6.8), dpi=150, facecolor="white")

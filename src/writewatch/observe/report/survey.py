@@ -348,7 +348,8 @@ def _mappings(where: _Where, when: _When, page: int) -> tuple[MappingFigures, ..
         sums = when.sums[key]
         found.append(
             MappingFigures(
-                territory.program[0],
+                *territory.program,
+                where.commands[territory.program][0],
                 territory.name,
                 territory.kind,
                 sums.n_pages,
