@@ -98,6 +98,11 @@ class Memory:
         """What a set reports, as page numbers of this memory."""
         return set(dirty.pages(self.span).tolist())
 
+    def pages_of(self, dirty: ww.DirtySet, parts: list[ww.AddrRange]) -> set[int]:
+        """The same of a set that is about some parts only."""
+        first = self.start // self.page_size
+        return {part.start // self.page_size - first + int(n) for part in parts for n in dirty.pages(part)}
+
     def sure(self, dirty: ww.DirtySet) -> set[int]:
         """The part of it that is not assumed."""
         first = self.start // self.page_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -217,3 +217,44 @@ def test_writes_after_a_fork_are_seen_although_pages_are_copied(backend: str, me
         assert memory.pages(tracker.collect()) == {3}
         os.close(writer)
         os.waitpid(pid, 0)
+
+
+# ---- several ranges in one go ----------------------------------------------------------------------
+
+N_PARTS = 6
+
+
+def unmap(memory: Memory, span: ww.AddrRange) -> None:
+    memory.calls.munmap(span.start, span.length)
+
+
+def map_anew(memory: Memory, span: ww.AddrRange) -> None:
+    flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
+    memory.calls.mmap(span.start, span.length, PROT_READ | PROT_WRITE, flags)
+
+
+@pytest.mark.parametrize("protected_before", [False, True], ids=["first collect", "later collect"])
+@pytest.mark.parametrize("take", [unmap, map_anew])
+@pytest.mark.parametrize("taken", [(0,), (2,), (N_PARTS - 1,), (1, 2), (0, 3, N_PARTS - 1)], ids=str)
+def test_ranges_that_are_lost_cost_the_others_between_them_nothing(
+    take: Callable[[Memory, ww.AddrRange], None], taken: tuple[int, ...], protected_before: bool
+) -> None:
+    require(default_calls(), "uffd-wp")
+    with memory_of(default_calls(), 8 * N_PARTS) as memory:
+        parts = [memory.part(8 * n, 8 * n + 4) for n in range(N_PARTS)]  # far enough apart to stay ranges
+        with ww.track(*parts, backend="uffd-wp") as tracker:
+            if protected_before:
+                assert memory.pages_of(tracker.collect(), parts) == set()
+            for n in range(N_PARTS):
+                memory.write(8 * n + 1)
+            for n in taken:
+                take(memory, parts[n])
+            assert not tracker.is_clean()
+            with pytest.warns(ww.TrackingLostWarning):
+                dirty = tracker.collect()
+            lost = {8 * n + page for n in taken for page in range(4)}
+            others = {8 * n + 1 for n in range(N_PARTS) if n not in taken}
+            assert memory.pages_of(dirty, parts) == lost | others
+            assert not dirty.exact
+            again = tracker.collect()
+            assert memory.pages_of(again, parts) == (lost if take is unmap else set())

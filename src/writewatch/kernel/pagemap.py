@@ -310,25 +310,42 @@ class Pagemap:
         Raises:
             PartialScanError: EPERM, part of the range is not registered for asynchronous write-protection.
         """
+        return self.written_of(((first, last),), protect=protect, max_pages=max_pages)
+
+    def written_of(
+        self, runs: Iterable[tuple[int, int] | list[int]], *, protect: bool = False, max_pages: int = 0
+    ) -> WrittenPages:
+        """``written`` of several page runs, ascending, a request each: a scan over a gap would fail in it.
+
+        Raises:
+            PartialScanError: Of one run; ``regions`` has the report of those before as well, and ``at`` lies in the
+                run that failed. Those after it were not asked for.
+        """
         argument = self._tracking
         parts: list[bytes] = []
         with self._lock:
             argument.flags = PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING * protect
-            argument.start, argument.end = first << self._shift, last << self._shift
-            argument.max_pages = max_pages
             try:
-                while True:
-                    count = self._ask(argument)
-                    parts.append(ctypes.string_at(self._address, count * _REGION_BYTES))
-                    # The range cuts no huge page: a walk that had room for more, and no limit, has reached the end.
-                    if (count < _VEC_REGIONS and not max_pages) or self._advance(
-                        argument, self._words[:count]
-                    ):
-                        break
+                for first, last in runs:
+                    argument.start, argument.end = first << self._shift, last << self._shift
+                    argument.max_pages = max_pages
+                    self._collect_regions(argument, parts)
             except PartialScanError as error:
                 error.regions = np.frombuffer(b"".join([*parts, error.regions.tobytes()]), PAGE_REGION)
                 raise
-        return WrittenPages(parts, self._shift)
+        return WrittenPages(parts or [b""], self._shift)
+
+    def _collect_regions(self, argument: PmScanArg, parts: list[bytes]) -> None:
+        """Add what the vec holds after each request to the parts, until nothing is left of the range."""
+        while True:
+            count = self._ask(argument)
+            if count:
+                parts.append(ctypes.string_at(self._address, count * _REGION_BYTES))
+            # The range cuts no huge page: a walk that had room for more, and no limit, has reached the end.
+            if count < _VEC_REGIONS and not argument.max_pages:
+                return
+            if self._advance(argument, self._words[:count]):
+                return
 
     def iter_scan(
         self,

@@ -310,8 +310,35 @@ class UffdWp:
         """``_scan`` of several runs, one after the other."""
         if len(runs) == 1:
             return self._scan(*runs[0].tolist(), protect=protect)
-        answers = [self._scan(first, last, protect=protect) for first, last in runs.tolist()]
-        return _joined([written for written, _ in answers]), _joined([lost for _, lost in answers])
+        written: list[Runs] = []
+        lost: list[Runs] = []
+        while len(runs):
+            runs = self._scan_until_refused(runs, protect, written, lost)
+        return _joined(written), _joined(lost)
+
+    def _scan_until_refused(self, runs: Runs, protect: bool, written: list[Runs], lost: list[Runs]) -> Runs:
+        """Scan runs in one go, as far as all is well and then the one where it is not; what is left of them."""
+        at = self._n_whole(runs)
+        try:
+            written.append(self._pagemap.written_of(runs[:at].tolist(), protect=protect).runs())
+            if at == len(runs):
+                return runs[at:]
+            found, missing = self._scan_pieces(int(runs[at, 0]), int(runs[at, 1]), protect)
+        except PartialScanError as error:
+            at = int(np.searchsorted(runs[:, 1], error.at // self._page_size, side="right"))
+            found, missing = self._after_refusal(error, int(runs[at, 0]), int(runs[at, 1]), protect)
+        written.append(found)
+        lost.append(missing)
+        return runs[at + 1 :]
+
+    def _n_whole(self, runs: Runs) -> int:
+        """How many of some runs have no hole before one that has: usually told by one look at all of them."""
+        if self._is_mapped(int(runs[0, 0]), int(runs[-1, 1])):
+            return len(runs)
+        for i, run in enumerate(runs.tolist()):
+            if not self._is_mapped(*run):
+                return i
+        return len(runs)
 
     def _is_coarse(self, unit: Runs) -> bool:
         """Whether part of a unit is hugetlb, where one write makes a whole huge page written."""
@@ -323,11 +350,16 @@ class UffdWp:
             return True
         if self._witnesses.is_any and self._witnesses.lost(spans):
             return True
-        return any(
-            self._range_has_written(first, last, spans)
-            for unit in self.units(spans)
-            for first, last in unit.tolist()
-        )
+        # Not any() of a generator: what a signal handler raises while one is closed is dropped by Python.
+        for unit in self.units(spans):  # noqa: SIM110
+            if self._unit_has_written(unit, spans):
+                return True
+        return False
+
+    def _unit_has_written(self, unit: Runs, spans: Runs) -> bool:
+        if len(unit) == 1:
+            return self._range_has_written(int(unit[0, 0]), int(unit[0, 1]), spans)
+        return bool(len(intersection(union(*self._scan_all(unit, protect=False)), spans)))
 
     def _is_assumed(self, spans: Runs) -> bool:
         """Whether part of the spans would be reported whatever is seen."""
@@ -342,8 +374,11 @@ class UffdWp:
         if len(intersection(union(written, lost), spans)):
             return True
         # The first written page is a neighbour that shares the range: look at the wanted part alone.
-        answers = (self._scan(*run, protect=False, max_pages=1) for run in clip(spans, first, last).tolist())
-        return any(len(written) or len(lost) for written, lost in answers)
+        for run in clip(spans, first, last).tolist():
+            written, lost = self._scan(*run, protect=False, max_pages=1)
+            if len(written) or len(lost):
+                return True
+        return False
 
     def _scan(self, first: int, last: int, *, protect: bool, max_pages: int = 0) -> tuple[Runs, Runs]:
         """Written pages of a run, and what of it is not registered any more."""
