@@ -45,11 +45,14 @@ class Pieces:
 
 def meet(a: Runs, b: Runs) -> Pieces:
     """The common parts of two sets of runs, each ascending and disjoint; runs of one set may touch."""
+    if len(a) > len(b):  # the shorter one is looked for in the longer one
+        swapped = meet(b, a)
+        return Pieces(swapped.runs, swapped.of_b, swapped.of_a)
     first = np.searchsorted(b[:, 1], a[:, 0], side="right")
     last = np.searchsorted(b[:, 0], a[:, 1], side="left")
     counts = np.maximum(last - first, 0)
     of_a = np.repeat(np.arange(len(a)), counts)
-    of_b = np.arange(len(of_a)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    of_b = np.arange(len(of_a)) + np.repeat(first - np.cumsum(counts) + counts, counts)
     runs = np.stack((np.maximum(a[of_a, 0], b[of_b, 0]), np.minimum(a[of_a, 1], b[of_b, 1])), axis=1)
     return Pieces(runs, of_a, of_b)
 
@@ -103,11 +106,14 @@ class Ages:
 
     def within(self, now_ns: int, n_lines: int) -> Integers:
         """(n_windows, n_lines) pages written within each window that ends now, by line."""
-        found = np.zeros((len(self._windows_ns), n_lines), np.int64)
-        for row, window_ns in enumerate(self._windows_ns):
-            recent = self._written_ns > now_ns - window_ns
-            found[row] = sums(self._lines[recent], self._runs[recent], n_lines)
-        return found
+        n = len(self._windows_ns)
+        # In how many of the windows: they lie within each other, so 1 is the longest alone.
+        inside = np.zeros(len(self._lines), np.int64)
+        for window_ns in self._windows_ns:
+            inside += self._written_ns > now_ns - window_ns
+        counts = sums(self._lines * (n + 1) + inside, self._runs, n_lines * (n + 1)).reshape(n_lines, n + 1)
+        within: Integers = np.cumsum(counts[:, :0:-1], axis=1).T
+        return within
 
     def _known(self, runs: Runs, lines: Integers, n_lines: int) -> Integers:
         """Pages of the runs that the same line has written before."""

@@ -31,6 +31,9 @@ class Lines:
     def __init__(self) -> None:
         self.mappings: list[Mapping] = []  # as last seen, by line
         self._ids: dict[str, int] = {}  # of names
+        self._starting_at: dict[tuple[str, int], int] = {}
+        self._latest: Sequence[Mapping] = ()
+        self._found = np.zeros(0, np.int64)
         self._names = np.zeros(MOST_LINES, np.int64)
         self._bounds = np.zeros((MOST_LINES, 2), np.int64)
         for name in ("(unmapped)", "(more mappings)"):
@@ -45,11 +48,25 @@ class Lines:
         Args:
             mappings: All of an epoch, ascending.
         """
-        free = np.ones(MOST_LINES, np.bool_)
-        free[:2] = False
-        return np.array([self._line_of(mapping, free) for mapping in mappings], np.int64)
+        if mappings != self._latest:  # which is rare: most epochs map nothing
+            free = np.ones(MOST_LINES, np.bool_)
+            free[:2] = False
+            self._found = np.array([self._line_of(mapping, free) for mapping in mappings], np.int64)
+            self._latest = mappings
+        return self._found
 
     def _line_of(self, mapping: Mapping, free: NDArray[np.bool_]) -> int:
+        line = self._starting_at.get((mapping.name, mapping.start), -1)
+        if line < 0 or not free[line] or self.mappings[line].start != mapping.start:
+            line = self._overlapping(mapping, free)
+        if line < 0:
+            return self._new(mapping)
+        free[line] = False
+        self._set(line, mapping)
+        return line
+
+    def _overlapping(self, mapping: Mapping, free: NDArray[np.bool_]) -> int:
+        """The line of this name that has most in common with it, or touches it; -1 when none does."""
         name = self._ids.get(mapping.name, -1)
         known = len(self)
         candidates = np.flatnonzero(free[:known] & (self._names[:known] == name))
@@ -57,11 +74,8 @@ class Lines:
         common = np.minimum(self._bounds[candidates, 1], end) - np.maximum(self._bounds[candidates, 0], start)
         # 0 where they touch, less where something lies between them.
         if not len(common) or common.max() < 0:
-            return self._new(mapping)
-        line = int(candidates[common.argmax()])
-        free[line] = False
-        self._set(line, mapping)
-        return line
+            return -1
+        return int(candidates[common.argmax()])
 
     def _new(self, mapping: Mapping) -> int:
         line = len(self)
@@ -74,6 +88,7 @@ class Lines:
 
     def _set(self, line: int, mapping: Mapping) -> None:
         self.mappings[line] = mapping
+        self._starting_at[mapping.name, mapping.start] = line
         self._bounds[line] = _bounds_of(mapping)
 
 
