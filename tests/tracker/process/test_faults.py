@@ -17,7 +17,7 @@ from writewatch.tracker.process.select import take_by_ptrace
 
 pytestmark = pytest.mark.kernel("uffd_wp_async")
 
-N_PAGES = 256
+SMALL, LARGE = 256, 2048
 
 
 def watched(target: Target, calls: FailingCalls) -> ww.ProcessTracker:
@@ -40,8 +40,11 @@ FAILURES = {
 @pytest.mark.parametrize("kind", FAILURES)
 def test_each_failing_call_in_turn_loses_nothing(target: Target, kind: str) -> None:
     failure, done = FAILURES[kind]
-    start = target.memory(N_PAGES)
-    target.run(f"poke({start}, *range({N_PAGES}))")
+    small, large = (
+        target.memory(SMALL),
+        target.memory(LARGE),
+    )  # the large one has pages that are never touched before
+    target.run(f"poke({small}, *range({SMALL})); poke({large}, *range({SMALL}))")
     calls = FailingCalls()
     chance = random.Random(kind)
     with watched(target, calls) as tracker:
@@ -50,20 +53,26 @@ def test_each_failing_call_in_turn_loses_nothing(target: Target, kind: str) -> N
         tracker.collect()
         for at in range(1, calls.n_calls + 2):
             tracker.collect()
-            pages = sorted(chance.sample(range(N_PAGES), 20))
-            target.run(f"poke({start}, *{pages})")
+            pages = [*chance.sample(range(SMALL), 20), SMALL + at]
+            target.run(f"poke({small}, *{pages[:-1]}); poke({large}, *{pages})")
             calls.arm(at, failure, done=done)
-            found: set[int] = set()
+            found: list[set[int]] = [set(), set()]
             with contextlib.suppress(OSError if isinstance(failure, OSError) else type(failure)):
-                found.update(reported(tracker.collect(), start, N_PAGES))
+                add(found, tracker.collect(), small, large)
             calls.disarm()
-            found.update(reported(tracker.collect(), start, N_PAGES))
-            assert found >= set(pages), at
+            add(found, tracker.collect(), small, large)
+            assert found[0] >= set(pages[:-1]), at
+            assert found[1] >= set(pages), at
+
+
+def add(found: list[set[int]], writes: ww.ProcessWrites, small: int, large: int) -> None:
+    found[0].update(reported(writes, small, SMALL))
+    found[1].update(reported(writes, large, LARGE))
 
 
 def test_a_scan_that_failed_is_told_and_what_held_data_behind_it_is_assumed(target: Target) -> None:
-    start = target.memory(N_PAGES)
-    target.run(f"poke({start}, *range({N_PAGES}))")
+    start = target.memory(SMALL)
+    target.run(f"poke({start}, *range({SMALL}))")
     calls = FailingCalls()
     with watched(target, calls) as tracker:
         tracker.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 import writewatch as ww
-from tests.tracker.process.targets import Target, is_running, n_armed, pages_in, reported
+from tests.tracker.process.targets import PAGE, Target, is_running, n_armed, pages_in, reported
 from writewatch.tracker.process.family import children_of
 
 pytestmark = pytest.mark.kernel("uffd_wp_async")
@@ -251,8 +252,10 @@ def status_of(tracker: ww.ProcessTracker) -> int | None:
 def finished(tracker: ww.ProcessTracker) -> list[ww.ProcessWrites]:
     """All reports until the program has ended."""
     found = []
-    while not tracker.wait(0.05):
-        found.append(tracker.collect())
+    with contextlib.suppress(ww.TrackingLostError):  # it may end between a wait and a collect
+        while not tracker.wait(0.05):
+            found.append(tracker.collect())
+    assert tracker.wait(10)
     return found
 
 
@@ -271,7 +274,7 @@ def test_a_launched_program_is_watched_from_its_first_instruction(
     tracker = launched[0]
     assert status_of(tracker) is None
     n_pages = 0
-    while n_pages < (32 << 20) // 4096:
+    while n_pages < (32 << 20) // PAGE:
         n_pages += tracker.collect().n_pages
     os.write(writer, b"\n")
     finished(tracker)

@@ -37,6 +37,8 @@ _MEMORY_DEVICES: Final = ("/dev/zero", "/dev/shm/", "/dev/hugepages/")  # noqa: 
 
 def is_candidate(vma: Vma) -> bool:
     """Whether a mapping is ordinary memory, as far as its name tells."""
+    if not vma.name:
+        return True
     if vma.name.startswith("/dev/"):
         return vma.name.startswith(_MEMORY_DEVICES)
     return not vma.name.startswith(_SPECIAL)
@@ -66,13 +68,15 @@ class Layout:
     @functools.cached_property
     def candidates(self) -> tuple[Vma, ...]:
         """Mappings to register, ascending."""
-        return tuple(vma for vma in self.vmas if is_candidate(vma) and vma.start not in self.excluded)
+        return tuple(vma for vma in self.vmas if self._is_wanted(vma))
 
     @functools.cached_property
     def left_out(self) -> tuple[Vma, ...]:
         """The others, ascending."""
-        wanted = set(self.candidates)
-        return tuple(vma for vma in self.vmas if vma not in wanted)
+        return tuple(vma for vma in self.vmas if not self._is_wanted(vma))
+
+    def _is_wanted(self, vma: Vma) -> bool:
+        return is_candidate(vma) and vma.start not in self.excluded
 
     @functools.cached_property
     def anonymous(self) -> Runs:

@@ -59,12 +59,10 @@ def named(
         unseen: Mapping -> who may write to it without being seen.
         hints: What else is known.
     """
-    untracked, unseen = untracked or {}, unseen or {}
+    left = {vma.start: why for vma, why in (untracked or {}).items()}
+    said = {vma.start: why for vma, why in (unseen or {}).items()} | left
     names = _Names(vmas, hints or Hints())
-    parts = (
-        (vma, names.of(at), untracked.get(vma) or unseen.get(vma), vma not in untracked)
-        for at, vma in enumerate(vmas)
-    )
+    parts = ((vma, names.of(at), said.get(vma.start), vma.start not in left) for at, vma in enumerate(vmas))
     return tuple(
         Mapping(group[0].start, group[-1].end, *name, tuple(group), why, tracked)
         for group, name, why, tracked in _joined(parts)

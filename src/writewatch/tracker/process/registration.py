@@ -70,8 +70,7 @@ class Registration:
 
     def groups_to_try(self, layout: Layout) -> list[list[Vma]]:
         """What ``renew`` would register in one call each."""
-        starts = frozenset(vma.start for vma in layout.candidates if vma not in self._refused)
-        return unbroken(layout.vmas, starts)
+        return unbroken(layout.vmas, _starts_without(layout, self._refused))
 
     def is_taken(self, layout: Layout) -> bool:
         """Whether another watcher is at work. It has the stack too, which a program hardly registers by itself.
@@ -91,9 +90,7 @@ class Registration:
         for group in self.groups_to_try(layout):
             self._register(group, failed)
         self._refused = self._judge(layout, failed)
-        lost = self._refused.keys() | failed.keys()
-        starts = frozenset(vma.start for vma in layout.candidates if vma not in lost)
-        groups = unbroken(layout.vmas, starts)
+        groups = unbroken(layout.vmas, _starts_without(layout, self._refused | failed))
         return Registered(tuple(tuple(group) for group in groups), dict(self._refused))
 
     def _judge(self, layout: Layout, failed: dict[Vma, int]) -> dict[Vma, int]:
@@ -101,7 +98,7 @@ class Registration:
 
         ``failed`` is left with those that are gone or refused; one that is registered at the second try leaves it.
         """
-        before = [vma for vma in layout.candidates if vma in self._refused]
+        before = [vma for vma in layout.candidates if vma in self._refused] if self._refused else []
         still = set(parse_maps(self._files.read_maps())) if failed else set()
         again = [vma for vma in failed if vma in still]
         refused: dict[Vma, int] = {}
@@ -164,3 +161,9 @@ class Registration:
             # EINVAL: unmapped or replaced this moment. ENOMEM: the mm is gone, and all registrations with it.
             if error.errno not in (errno.EINVAL, errno.ENOMEM, errno.ESRCH):
                 raise
+
+
+def _starts_without(layout: Layout, others: dict[Vma, int]) -> frozenset[int]:
+    """Where the mappings begin that are to be registered, but for some."""
+    starts = {vma.start for vma in others}  # hashing a number costs a tenth of hashing a Vma
+    return frozenset(vma.start for vma in layout.candidates if vma.start not in starts or vma not in others)

@@ -18,6 +18,7 @@ Truth: ``pagemap_scan_pmd_entry()`` in ``fs/proc/task_mmu.c``.
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -43,7 +44,7 @@ from writewatch.tracker.process.procfiles import MmGoneError
 
 _THERE: Final = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
 _RETURNED: Final = PAGE_IS_WRITTEN | PAGE_IS_PRESENT | PAGE_IS_PFNZERO | PAGE_IS_HUGE
-#: From this size on a mapping is walked by itself.
+#: From this size on mappings of one sort are walked by themselves.
 _LARGE_BYTES: Final = 4 << 20
 #: Ranges nearer than this are scanned as one, and more of them as all that lies between.
 _NEAR_PAGES: Final = 64
@@ -54,17 +55,18 @@ class Manner(Enum):
     """How a piece of memory is scanned."""
 
     WHOLE = "every page, with all categories"
-    ANONYMOUS = "what was written, and what is empty"
+    ANONYMOUS = "what was written, and what is empty; shared memory may lie between"
     SHARED = "what was written"
     FILE = "what is not protected, and what held data"
 
 
 class Piece(NamedTuple):
-    """A range that one manner fits; in bytes."""
+    """A range in bytes that one manner fits, and whether private mappings of files are in it."""
 
     start: int
     end: int
     manner: Manner
+    has_files: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,7 @@ class Walker:
         start, end = piece.start, piece.end
         try:
             if manner is Manner.WHOLE:
-                self._protect(
-                    start, end, is_whole=True, with_files=piece.manner in (Manner.WHOLE, Manner.FILE)
-                )
+                self._protect(start, end, is_whole=True, with_files=piece.has_files)
             elif manner is Manner.FILE:
                 self._look_at(held, start, end)
                 for first, last in self._unprotected(start, end):
@@ -204,7 +204,7 @@ class Walker:
         """The pages that held data: what they are now. Whatever else is there was not the process's own."""
         size = self._page_size
         words = [np.empty((0, 3), np.uint64)]
-        for first, last in _few(clip(held, start // size, end // size)).tolist():
+        for first, last in few(clip(held, start // size, end // size)).tolist():
             words.append(
                 self._ask(
                     first * size,
@@ -220,7 +220,7 @@ class Walker:
         """Ranges in which some page is there that is not protected, in bytes."""
         mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN
         words = self._ask(start, end, mask=mask, anyof=_THERE, returned=0)
-        runs = _few(words[:, :2].view(np.int64) // self._page_size) * self._page_size
+        runs = few(words[:, :2].view(np.int64) // self._page_size) * self._page_size
         return [(first, last) for first, last in runs.tolist()]
 
     def _ask(
@@ -251,7 +251,7 @@ def _words(regions: np.ndarray[tuple[int], np.dtype[np.void]]) -> Words:
     return regions.view(np.uint64).reshape(-1, 3)
 
 
-def _few(runs: Runs) -> Runs:
+def few(runs: Runs) -> Runs:
     """Not many runs that hold all of these, and more where they lie close to each other."""
     if len(runs) < 2:
         return runs
@@ -263,22 +263,29 @@ def _few(runs: Runs) -> Runs:
 
 def pieces(group: Sequence[Vma]) -> Iterator[Piece]:
     """A group of mappings in ranges that one manner fits: large ones by themselves, small ones together."""
-    start = end = group[0].start
-    for vma in group:
-        if vma.end - vma.start >= _LARGE_BYTES:
-            if start < end:
-                yield Piece(start, end, Manner.WHOLE)
-            yield Piece(vma.start, vma.end, _manner(vma))
-            start = vma.end
-        end = vma.end
-    if start < end:
-        yield Piece(start, end, Manner.WHOLE)
+    small: list[Vma] = []
+    for has_files, one_sort in itertools.groupby(group, key=lambda vma: vma.is_file and not vma.is_shared):
+        run = list(one_sort)
+        if sum(vma.end - vma.start for vma in run) < _LARGE_BYTES:
+            small += run
+            continue
+        if small:
+            yield _together(small)
+            small = []
+        yield Piece(run[0].start, run[-1].end, _manner(run, has_files), has_files)
+    if small:
+        yield _together(small)
 
 
-def _manner(vma: Vma) -> Manner:
-    if vma.is_shared:
-        return Manner.SHARED
-    return Manner.FILE if vma.is_file else Manner.ANONYMOUS
+def _together(vmas: Sequence[Vma]) -> Piece:
+    has_files = any(vma.is_file and not vma.is_shared for vma in vmas)
+    return Piece(vmas[0].start, vmas[-1].end, Manner.WHOLE, has_files)
+
+
+def _manner(vmas: Sequence[Vma], has_files: bool) -> Manner:
+    if has_files:
+        return Manner.FILE
+    return Manner.SHARED if all(vma.is_shared for vma in vmas) else Manner.ANONYMOUS
 
 
 def pages_of(words: Iterable[Words], page_size: int) -> Runs:
