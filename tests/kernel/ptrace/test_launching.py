@@ -185,6 +185,26 @@ def test_misuse_is_refused() -> None:
         launch(["true"], stdout=subprocess.PIPE)
 
 
+def test_what_is_typed_at_the_terminal_reaches_the_program_alone() -> None:
+    script = (
+        "import os, signal\n"
+        "from writewatch.kernel.ptrace.launching import launch\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "with launch(['sleep', '60'], follow_forks=True) as launched:\n"
+        "    os.close(launched.next_event().taken.fd)\n"
+        "    launched.release(launched.pid)\n"
+        "    print(launched.pid, flush=True)\n"
+        "    print(launched.next_event(60).status)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as owner:
+        assert owner.stdout is not None
+        assert int(owner.stdout.readline())
+        os.killpg(owner.pid, signal.SIGINT)
+        assert owner.stdout.read() == f"{-signal.SIGINT}\n"
+
+
 def test_closing_lets_everything_run() -> None:
     reader, writer = os.pipe()
     with launch(["sh", "-c", "echo one; sh -c 'echo two'"], follow_forks=True, stdout=writer):

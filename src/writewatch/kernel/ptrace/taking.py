@@ -287,8 +287,20 @@ class Visit:
         try:
             return self._tracee.wait()
         except ImpatientError:  # frozen: a trap still gets through, and then the registers can be restored
-            self._tracee.patience.expired = False
             self._tracee.interrupt()
-            while not is_trap(self._tracee.wait()):
+            while not is_trap(self._wait_for_ever()):
                 self._tracee.ask(PTRACE_SYSCALL)
             raise
+
+    def _wait_for_ever(self) -> int:
+        """A thread with registers of ours must not be left: it would stop some day, with nobody to let it go.
+
+        With a frame this process may end instead: Linux detaches the thread, and the frame does the rest.
+        """
+        while True:
+            self._tracee.patience.expired = False
+            try:
+                return self._tracee.wait()
+            except ImpatientError:  # frozen by a cgroup of version 1, which lets no trap through
+                if self.restores_itself:
+                    os._exit(1)

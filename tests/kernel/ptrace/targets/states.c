@@ -1,7 +1,8 @@
-/* Odd states to be in: waiting for a vfork child; a leader that has ended; a thread with files of its own; no vdso. */
+/* Odd states to be in: code of 32 bits; a coroutine's stack; waiting for a vfork child; a leader that has ended; a thread with files of its own; no vdso. */
 #include "target.h"
 #include <sched.h>
 #include <sys/auxv.h>
+#include <ucontext.h>
 
 static void *sleep_in_a_thread(void *unshares)
 {
@@ -28,9 +29,40 @@ static void without_vdso(int spins)
             ;
 }
 
+#ifdef __x86_64__
+static void in_32_bit_code(void)
+{
+    char *code = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    code[0] = 0xeb, code[1] = 0xfe; /* jmp to itself */
+    ready();
+    __asm__ volatile("pushq $0x23\n\tpushq %0\n\tlretq" ::"r"((long)code));
+}
+#endif
+
+static void on_a_coroutine(void)
+{
+    ready();
+    hear();
+    say("alive %ld\n", 0);
+    _exit(0);
+}
+
 int main(int argc, char **argv)
 {
     pthread_t thread;
+    if (!strcmp(argv[1], "coroutine")) {
+        static char stack[1 << 16];
+        ucontext_t context;
+        getcontext(&context);
+        context.uc_stack.ss_sp = stack;
+        context.uc_stack.ss_size = sizeof stack;
+        makecontext(&context, on_a_coroutine, 0);
+        setcontext(&context);
+    }
+#ifdef __x86_64__
+    if (!strcmp(argv[1], "foreign"))
+        in_32_bit_code();
+#endif
     if (!strcmp(argv[1], "vfork")) {
         if (vfork() == 0) {
             ready();
