@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.observe.top.made_up_screens import FACTS, HEAP, epochs, filled, first
 from tests.observe.watch.made_up import epoch, mapping, runs
 from writewatch.observe.top import history as history_module
-from writewatch.observe.top.heat import Band, Heat, draw, parts, thresholds, whole
+from writewatch.observe.top.heat import Band, Heat, draw, legend, parts, thresholds, whole
 from writewatch.observe.top.history import History
 from writewatch.observe.top.view import Member, View
 from writewatch.observe.watch.account import Account
@@ -98,6 +98,14 @@ def test_levels_rise_with_the_pages() -> None:
     heat = Heat((Band(0, 256, ""),), counts, tuple(range(7)))
     assert heat.levels().tolist() == [[0, 1, 2, 3, 4, 5, 5]]
     assert thresholds(256) == (2, 8, 32, 128)
+
+
+@given(st.integers(1, 300))
+def test_the_legend_says_what_the_levels_are(fullest: int) -> None:
+    heat = Heat((Band(0, fullest, ""),), np.arange(fullest + 1)[np.newaxis], tuple(range(fullest + 1)))
+    found = heat.levels()[0]
+    first_of = {int(level): int(np.argmax(found == level)) for level in set(found.tolist()) - {0}}
+    assert dict(legend(fullest)) == first_of
 
 
 def test_a_page_that_was_written_is_at_the_highest_level() -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from writewatch.observe.reporters.screen import Glyphs, cursor, fitted, padded
 from writewatch.observe.reporters.units import shortened, size_text
-from writewatch.observe.top.heat import Heat, thresholds
+from writewatch.observe.top.heat import Heat, legend
 from writewatch.observe.top.view import View
 
 #: Left of the cells.
@@ -49,13 +49,9 @@ def _legend(view: View, heat: Heat, width: int, glyphs: Glyphs) -> Text:
     line.append(_where(view, heat))
     if process is not None and heat.fullest:
         line.append("  ")
-        limits = (1, *thresholds(heat.fullest))
-        distinct = [level for level in range(5) if limits[level] > (limits[level - 1] if level else 0)]
-        if heat.fullest == 1:
-            distinct = [4]
-        for level in distinct:
-            line.append(glyphs.cells[level + 1], _STYLES[level + 1])
-            line.append(f" {size_text(limits[level] * process.page_size)} ")
+        for level, n_pages in legend(heat.fullest):
+            line.append(glyphs.cells[level], _STYLES[level])
+            line.append(f" {size_text(n_pages * process.page_size)} ")
     line.stylize("bold underline")
     return fitted(line, width, glyphs)
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from writewatch.observe.reporters.summary import WIDTH, table
 from writewatch.observe.reporters.units import count_text, rate_text, size_text
-from writewatch.observe.top.heat import Heat, draw, thresholds, whole
+from writewatch.observe.top.heat import Heat, draw, legend, whole
 from writewatch.observe.top.history import History
 from writewatch.observe.watch.ages import WINDOWS_S
 from writewatch.observe.watch.figures import MappingFigures, ProcessFigures, labels
@@ -136,14 +136,10 @@ def _axis(heat: Heat, cell: tuple[int, int], started_ns: int) -> Iterator[str]:
 
 def _legend(heat: Heat, cell: tuple[int, int], page_size: int) -> Iterator[str]:
     y = len(heat.bands) * cell[1] + 20
-    limits = (1, *thresholds(heat.fullest))
-    x = _LABEL
-    for level, limit in enumerate(limits, 1):
-        if level > 1 and limit == limits[level - 2]:
-            continue
+    for number, (level, n_pages) in enumerate(legend(heat.fullest)):
+        x = _LABEL + 70 * number
         yield f'<rect x="{x}" y="{y}" width="9" height="9" fill="{_COLOURS[level]}"/>'
-        yield f'<text x="{x + 12}" y="{y + 9}">{size_text(limit * page_size)}+</text>'
-        x += 70
+        yield f'<text x="{x + 12}" y="{y + 9}">{size_text(n_pages * page_size)}+</text>'
 
 
 def _cut(label: str) -> str:

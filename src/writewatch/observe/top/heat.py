@@ -66,6 +66,12 @@ def thresholds(fullest: int) -> tuple[int, ...]:
     return tuple(max(1, round(part * fullest)) for part in LEVELS)
 
 
+def legend(fullest: int) -> list[tuple[int, int]]:
+    """Level and from how many pages on a cell has it, ascending; levels that no cell can have are left out."""
+    limits = (1, *thresholds(fullest))
+    return [(level, limit) for level, limit in enumerate(limits, 1) if limit not in limits[level:]]
+
+
 def draw(bands: Sequence[Band], history: History, n_epochs: int) -> Heat:
     """Count what was written of each band in the latest epochs."""
     past = history.latest(n_epochs)
