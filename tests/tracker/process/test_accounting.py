@@ -80,9 +80,11 @@ def test_what_held_data_and_is_gone_was_discarded() -> None:
     assert pages(seen.held) == [3]
 
 
-def test_shared_memory_that_is_not_mapped_any_more_keeps_its_content() -> None:
+def test_shared_memory_that_is_not_mapped_any_more_was_written_and_evicted() -> None:
     seen = found(held=runs((200, 210)))
-    assert not pages(seen.discarded)
+    assert (pages(seen.assumed), pages(seen.discarded), pages(seen.held)) == (list(range(200, 210)), [], [])
+    seen = found(held=runs((200, 210)), whole=no_runs(), partial=runs((200, 300)), empty=runs((205, 206)))
+    assert (pages(seen.assumed), seen.held.tolist()) == ([205], [[200, 205], [206, 210]])
 
 
 def test_what_was_not_scanned_is_left_as_it_was() -> None:

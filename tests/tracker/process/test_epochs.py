@@ -233,6 +233,20 @@ def test_shared_memory(target: Target, tracker: ww.ProcessTracker, n: int, kind:
     assert reported(tracker.collect(), start, n) == []
 
 
+def test_a_shared_page_that_was_written_and_evicted_is_reported(
+    target: Target, tracker: ww.ProcessTracker, n: int
+) -> None:
+    start = file_memory(target, n, "SHARED")
+    target.run(f"poke({start}, *range({n}))")
+    tracker.collect()
+    evict = f"libc.msync(ctypes.c_void_p({start}), {n} * P, 4); libc.madvise({start}, {n} * P, 21)"
+    target.run(f"poke({start}, 5, value=2); {evict}")  # MS_SYNC, MADV_PAGEOUT
+    if tracker._session.files.pagemap.entries(start + 5 * PAGE, start + 6 * PAGE)[0]:
+        pytest.skip("Linux did not evict the page")
+    writes = tracker.collect()
+    assert 5 in pages_in(writes.assumed, start, n)
+
+
 def test_shared_memory_that_cannot_be_written_is_not_tracked_and_says_so(
     target: Target, tracker: ww.ProcessTracker
 ) -> None:

@@ -40,7 +40,7 @@ def test_small_mappings_are_walked_together() -> None:
 
 @pytest.mark.parametrize(
     ("sort", "manner"),
-    [("anonymous", Manner.ANONYMOUS), ("shared", Manner.SHARED), ("file", Manner.FILE)],
+    [("anonymous", Manner.CHANGES), ("shared", Manner.CHANGES), ("file", Manner.FILE)],
 )
 def test_a_large_mapping_is_walked_in_the_manner_of_its_sort(sort: str, manner: Manner) -> None:
     before = "anonymous" if sort == "file" else "file"
@@ -52,8 +52,8 @@ def test_a_large_mapping_is_walked_in_the_manner_of_its_sort(sort: str, manner: 
 
 def test_many_small_ones_of_one_sort_are_a_large_one() -> None:
     many = [(at, at + 1, "anonymous") for at in range(1, 9)]
-    assert cut(*many) == [(1, 9, Manner.ANONYMOUS, False)]
-    assert cut((0, 1, "file"), *many) == [(0, 1, Manner.WHOLE, True), (1, 9, Manner.ANONYMOUS, False)]
+    assert cut(*many) == [(1, 9, Manner.CHANGES, False)]
+    assert cut((0, 1, "file"), *many) == [(0, 1, Manner.WHOLE, True), (1, 9, Manner.CHANGES, False)]
 
 
 def test_pieces_cover_everything_once() -> None:

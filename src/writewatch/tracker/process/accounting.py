@@ -8,8 +8,9 @@ data* when its content is more than a zero page or the file underneath. Then:
 * held data at the last walk and holds none now, in a mapping that is still there: discarded.
 
 The kernel's word is not enough, and the page only assumed, where a mapping was not registered at the last walk;
-where a page of shared memory is mapped for the first time (a read looks the same); where a huge page is new (512
-pages for one store); and where a private page of a file turned into a marker, which a page in swap resembles.
+where a page of shared memory is mapped for the first time (a read looks the same), or is not mapped any more (it
+was written and then evicted: a protected one would have left a marker); where a huge page is new (512 pages for one
+store); and where a private page of a file turned into a marker, which a page in swap resembles.
 
 Truth: ``pagemap_page_category()`` in ``fs/proc/task_mmu.c``; Documentation/admin-guide/mm/pagemap.rst.
 """
@@ -157,7 +158,10 @@ def findings(look: Look, sorts: Sorts, page_size: int, held: Runs, coarse: Runs)
     first_seen = difference(intersection(changed, sorts.shared), before)
     perhaps_swapped = intersection(before, pages.where(~present & ~written, sorts.private_files))
     assumed = union(intersection(changed, look.fresh), intersection(data, look.doubted))
-    assumed = union(union(assumed, first_seen), intersection(intersection(huge, changed), sorts.anonymous))
+    evicted = difference(intersection(before, sorts.shared), data)
+    assumed = union(
+        union(assumed, union(first_seen, evicted)), intersection(intersection(huge, changed), sorts.anonymous)
+    )
     faulted = difference(intersection(changed, before), look.fresh)
     return Findings(
         written=difference(changed, assumed),

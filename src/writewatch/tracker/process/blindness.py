@@ -31,6 +31,7 @@ _MOST_DESCRIPTORS: Final = 4096
 
 _STORES_ONLY: Final = "stores only: write(2) to the file, truncation and other mappings of it are not seen"
 _DROPPED: Final = "content that is dropped (MADV_REMOVE) is not seen"
+_EVICTED: Final = "nor a page that is first used and evicted by memory pressure between two looks"
 _TWICE: Final = "also mapped at {}: a store is reported under the address that it went through"
 _SHARED_WITH: Final = (
     "also mapped by {}: their stores are not seen here; watch them too, and join by file and offset"
@@ -101,7 +102,7 @@ class BlindSpots:
         pids = self._sharers.get((vma.device, vma.inode))
         if pids:
             sentences.append(_SHARED_WITH.format(_people(pids)))
-        sentences.append(_STORES_ONLY if is_real_file(vma) else _DROPPED)
+        sentences.append(f"{_STORES_ONLY if is_real_file(vma) else _DROPPED}, {_EVICTED}")
         return "; ".join(sentences)
 
 

@@ -120,7 +120,7 @@ class ProcFiles:
 
 
 def threads(pid: int) -> Iterator[int]:
-    """Thread ids of a process, the leader's first; none when it is gone."""
+    """Thread ids of a process, ascending; none when it is gone."""
     with contextlib.suppress(OSError):
         yield from sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
 

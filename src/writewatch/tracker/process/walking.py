@@ -55,8 +55,7 @@ class Manner(Enum):
     """How a piece of memory is scanned."""
 
     WHOLE = "every page, with all categories"
-    ANONYMOUS = "what was written, and what is empty; shared memory may lie between"
-    SHARED = "what was written"
+    CHANGES = "what was written, and what is empty"
     FILE = "what is not protected, and what held data"
 
 
@@ -169,8 +168,7 @@ class Walker:
                     self._protect(first, last, is_whole=True, with_files=True)
             else:
                 self._protect(start, end, is_whole=False, with_files=False)
-                if manner is Manner.ANONYMOUS:
-                    self._look_for_empty(start, end)
+                self._look_for_empty(start, end)
         except PartialScanError as error:
             self._note_failure(error, end)
 
@@ -272,7 +270,7 @@ def pieces(group: Sequence[Vma]) -> Iterator[Piece]:
         if small:
             yield _together(small)
             small = []
-        yield Piece(run[0].start, run[-1].end, _manner(run, has_files), has_files)
+        yield Piece(run[0].start, run[-1].end, Manner.FILE if has_files else Manner.CHANGES, has_files)
     if small:
         yield _together(small)
 
@@ -280,12 +278,6 @@ def pieces(group: Sequence[Vma]) -> Iterator[Piece]:
 def _together(vmas: Sequence[Vma]) -> Piece:
     has_files = any(vma.is_file and not vma.is_shared for vma in vmas)
     return Piece(vmas[0].start, vmas[-1].end, Manner.WHOLE, has_files)
-
-
-def _manner(vmas: Sequence[Vma], has_files: bool) -> Manner:
-    if has_files:
-        return Manner.FILE
-    return Manner.SHARED if all(vma.is_shared for vma in vmas) else Manner.ANONYMOUS
 
 
 def pages_of(words: Iterable[Words], page_size: int) -> Runs:
