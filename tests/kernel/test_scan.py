@@ -15,7 +15,7 @@ from writewatch.abi import pagemap as pm
 from writewatch.abi.calls import KernelCalls
 from writewatch.abi.mman import MADV_DONTNEED
 from writewatch.abi.pagemap import PAGE_IS_WRITTEN, PAGE_REGION
-from writewatch.kernel.pagemap import WrittenPages
+from writewatch.kernel.written import WrittenPages
 
 tracking = pytest.mark.kernel("uffd_wp_async")
 scanning = pytest.mark.kernel("pagemap_scan")

@@ -16,7 +16,7 @@ from tests.kernel.tracked import Tracked, protecting_scan, tracked_memory
 from writewatch.abi.calls import KernelCalls
 from writewatch.abi.pagemap import PAGE_IS_WRITTEN, PAGE_REGION, PmScanArg
 from writewatch.kernel.calls import LinuxCalls
-from writewatch.kernel.pagemap import page_runs
+from writewatch.kernel.written import page_runs
 from writewatch.pages import AddrRange
 
 tracking = pytest.mark.kernel("uffd_wp_async")

@@ -40,7 +40,8 @@ from writewatch.abi.pagemap import (
 from writewatch.errors import UsageError
 from writewatch.kernel.default import default_calls
 from writewatch.kernel.owning import not_ours
-from writewatch.pages import AddrRange, Runs
+from writewatch.kernel.written import WrittenPages
+from writewatch.pages import AddrRange
 
 _ARG_BYTES: Final = ctypes.sizeof(PmScanArg)
 _REGION_BYTES: Final = PAGE_REGION.itemsize
@@ -85,49 +86,6 @@ def touched_vec(n_regions: int) -> NDArray[np.void]:
     vec: NDArray[np.void] = np.frombuffer(memory, PAGE_REGION, n_regions)
     vec["end"] = 0
     return vec
-
-
-def page_runs(words: NDArray[np.uint64], page_size: int) -> Runs:
-    """Page runs of (n, 3) words of regions. Two may touch, where the kernel's walk restarted between them."""
-    shift = page_size.bit_length() - 1  # a shift: NumPy divides integers ten times slower
-    return words[:, :2].view(np.int64) >> shift
-
-
-class WrittenPages:
-    """What ``Pagemap.written`` found, kept as the kernel wrote it until somebody looks.
-
-    A scan that protects leaves the processor with an empty TLB, and every page of code or data that is touched next is
-    looked up anew: NumPy alone costs more then than the system call of a small scan. So nothing is worked out
-    before it is asked for.
-    """
-
-    __slots__ = ("_parts", "_runs", "_shift")
-
-    def __init__(self, parts: list[bytes], shift: int) -> None:
-        self._parts = parts
-        self._shift = shift
-        self._runs: Runs | None = None
-
-    def regions(self) -> NDArray[np.void] | None:
-        """(n,) ``PAGE_REGION``, a fresh array; None where it is not as the kernel wrote it: two touch.
-
-        That is where its walk was restarted. Also None after ``runs()``, from which regions are made as well.
-        """
-        if self._runs is not None:
-            return None
-        words = np.concatenate([np.frombuffer(part, np.uint64) for part in self._parts]).reshape(-1, 3)
-        if (words[1:, 0] == words[:-1, 1]).any():
-            return None
-        return words.view(PAGE_REGION).reshape(-1)
-
-    def runs(self) -> Runs:
-        """(n, 2) page runs, ascending and disjoint; the array is read-only."""
-        if self._runs is None:
-            words = np.frombuffer(b"".join(self._parts), np.int64).reshape(-1, 3)
-            self._runs = words[:, :2] >> self._shift
-            self._runs.flags.writeable = False
-            self._parts = []
-        return self._runs
 
 
 class Pagemap:

@@ -3,10 +3,7 @@
 Linux protects the pages, resolves the first write to each by itself, and one scan reports which lost their
 protection and protects them again, page by page under the page-table lock.
 
-What can go wrong is that a range is not ours any more: unmapped, mapped anew, unregistered by somebody. Three
-guards tell. Every scan has CHECK_WPASYNC, so a VMA that is not registered is EPERM and not silence. A
-hole in the range is no error to the scan, so msync(2) looks for one (it walks VMAs only, 0.3 µs). And
-a range that failed either is searched VMA by VMA; what was lost is reported wholly, registered again where that is
+A range that turns out not to be ours any more (see ``scanning.py``) is reported wholly, registered again where that is
 possible, and otherwise reported wholly by every harvest: it is never claimed clean.
 """
 
@@ -17,17 +14,15 @@ import errno
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from writewatch.abi.calls import KernelCalls, Vma
-from writewatch.abi.mman import MADV_NOHUGEPAGE, MS_ASYNC
+from writewatch.abi.mman import MADV_NOHUGEPAGE
 from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_UNPOPULATED
-from writewatch.kernel.pagemap import Pagemap, PartialScanError, page_runs
+from writewatch.kernel.pagemap import Pagemap, PartialScanError
 from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.pages import (
     Runs,
     clip,
-    complement,
     difference,
     intersection,
     no_runs,
@@ -48,6 +43,7 @@ from writewatch.tracker.ranges import (
     max_map_count,
     round_to_granules,
 )
+from writewatch.tracker.scanning import GuardedScan, joined
 from writewatch.tracker.witness import Witnesses, is_shmem
 
 #: The documented hint that a page is not populated costs nothing more: WP_ASYNC implies it.
@@ -90,6 +86,7 @@ class UffdWp:
         except BaseException:
             self._uffd.close()
             raise
+        self._scan = GuardedScan(calls, self._pagemap)
         self._wanted = no_runs()
         self._ranges = no_runs()  # registered and protected at least once; the wanted pages and more
         self._lost = no_runs()  # of these, what is not registered any more
@@ -248,19 +245,20 @@ class UffdWp:
             return self._harvest_plainly(unit, *self._plain)
         if len(self._lost) or self._hot.is_any:
             return self._harvest_with_exceptions(unit)
-        written, lost = self._scan_all(unit, protect=True)
+        written, lost = self._protect(unit)
         if not self._is_coarse(unit):  # there a chunk may be less than a page
             self._hot.learn(unit, written, no_runs())
         return self._answer(unit, written, lost)
 
     def _harvest_plainly(self, unit: Runs, first: int, last: int) -> Harvest:
         """The common case: one range, nothing special known of it. Nobody looks at the pages before the user."""
-        if not self._is_mapped(first, last):
-            return self._answer(unit, *self._scan_pieces(first, last, True))
+        if not self._scan.is_mapped(first, last):
+            return self._answer(unit, *self._protect(unit))
         try:
             found = self._pagemap.written(first, last, protect=True)
         except PartialScanError as error:
-            return self._answer(unit, *self._after_refusal(error, first, last, True))
+            written, missing = self._scan.after_refusal(error, first, last, protect=True)
+            return self._answer(unit, written, self._restore(missing))
         return Harvest.of(found.runs, found.regions, exact=True)
 
     def _note_whether_plain(self) -> None:
@@ -290,55 +288,25 @@ class UffdWp:
                 perhaps = (held == OF_ITS_OWN) & is_protected_swap(entries)
                 held[:] = now
                 held[perhaps] = OF_ITS_OWN
-        return _joined(dropped)
+        return joined(dropped)
 
     def _harvest_with_exceptions(self, unit: Runs) -> Harvest:
         """The same, where parts of the unit are lost, hot, or nearly hot."""
         lost = self._restore(intersection(self._lost, unit))
         hot = difference(intersection(self._hot.hot, unit), lost)
-        seen, _ = self._scan_all(self._hot.doubtful(unit), protect=False)
+        seen, _ = self._scan.scan(self._hot.doubtful(unit), protect=False)
         left_hot = self._hot.stays_hot(seen)
-        written, missing = self._scan_all(difference(unit, union(union(hot, left_hot), lost)), protect=True)
+        written, missing = self._protect(difference(unit, union(union(hot, left_hot), lost)))
         written = union(written, seen)
         probes = no_runs() if self._is_coarse(unit) else self._hot.learn(unit, written, left_hot)
-        for first, last in probes.tolist():
-            # Only to have them protected when the next harvest looks: what they hold now is assumed, or was seen.
-            self._scan(first, last, protect=True)
+        # Only to have them protected when the next harvest looks: what they hold now is assumed, or was seen.
+        self._protect(probes)
         return self._answer(unit, written, union(hot, union(lost, missing)))
 
-    def _scan_all(self, runs: Runs, *, protect: bool) -> tuple[Runs, Runs]:
-        """``_scan`` of several runs, one after the other."""
-        if len(runs) == 1:
-            return self._scan(*runs[0].tolist(), protect=protect)
-        written: list[Runs] = []
-        lost: list[Runs] = []
-        while len(runs):
-            runs = self._scan_until_refused(runs, protect, written, lost)
-        return _joined(written), _joined(lost)
-
-    def _scan_until_refused(self, runs: Runs, protect: bool, written: list[Runs], lost: list[Runs]) -> Runs:
-        """Scan runs in one go, as far as all is well and then the one where it is not; what is left of them."""
-        at = self._n_whole(runs)
-        try:
-            written.append(self._pagemap.written_of(runs[:at].tolist(), protect=protect).runs())
-            if at == len(runs):
-                return runs[at:]
-            found, missing = self._scan_pieces(int(runs[at, 0]), int(runs[at, 1]), protect)
-        except PartialScanError as error:
-            at = int(np.searchsorted(runs[:, 1], error.at // self._page_size, side="right"))
-            found, missing = self._after_refusal(error, int(runs[at, 0]), int(runs[at, 1]), protect)
-        written.append(found)
-        lost.append(missing)
-        return runs[at + 1 :]
-
-    def _n_whole(self, runs: Runs) -> int:
-        """How many of some runs have no hole before one that has: usually told by one look at all of them."""
-        if self._is_mapped(int(runs[0, 0]), int(runs[-1, 1])):
-            return len(runs)
-        for i, run in enumerate(runs.tolist()):
-            if not self._is_mapped(*run):
-                return i
-        return len(runs)
+    def _protect(self, runs: Runs) -> tuple[Runs, Runs]:
+        """Written pages of some runs, protected again, and what was lost, registered again where that is possible."""
+        written, missing = self._scan.scan(runs, protect=True)
+        return written, self._restore(missing)
 
     def _is_coarse(self, unit: Runs) -> bool:
         """Whether part of a unit is hugetlb, where one write makes a whole huge page written."""
@@ -359,7 +327,7 @@ class UffdWp:
     def _unit_has_written(self, unit: Runs, spans: Runs) -> bool:
         if len(unit) == 1:
             return self._range_has_written(int(unit[0, 0]), int(unit[0, 1]), spans)
-        return bool(len(intersection(union(*self._scan_all(unit, protect=False)), spans)))
+        return bool(len(intersection(union(*self._scan.scan(unit, protect=False)), spans)))
 
     def _is_assumed(self, spans: Runs) -> bool:
         """Whether part of the spans would be reported whatever is seen."""
@@ -368,69 +336,22 @@ class UffdWp:
         return bool(len(intersection(union(self._hot.hot, self._lost), spans)))
 
     def _range_has_written(self, first: int, last: int, spans: Runs) -> bool:
-        written, lost = self._scan(first, last, protect=False, max_pages=1)
+        written, lost = self._scan.first_written(first, last)
         if not len(written) and not len(lost):
             return False
         if len(intersection(union(written, lost), spans)):
             return True
         # The first written page is a neighbour that shares the range: look at the wanted part alone.
-        for run in clip(spans, first, last).tolist():
-            written, lost = self._scan(*run, protect=False, max_pages=1)
+        for part in clip(spans, first, last).tolist():
+            written, lost = self._scan.first_written(*part)
             if len(written) or len(lost):
                 return True
         return False
 
-    def _scan(self, first: int, last: int, *, protect: bool, max_pages: int = 0) -> tuple[Runs, Runs]:
-        """Written pages of a run, and what of it is not registered any more."""
-        if self._is_mapped(first, last):
-            try:
-                return self._pagemap.written(
-                    first, last, protect=protect, max_pages=max_pages
-                ).runs(), no_runs()
-            except PartialScanError as error:
-                return self._after_refusal(error, first, last, protect)
-        return self._scan_pieces(first, last, protect)
-
-    def _is_mapped(self, first: int, last: int) -> bool:
-        """Whether a run has no hole. With MS_ASYNC Linux does nothing but walk the VMAs."""
-        try:
-            self._calls.msync(first * self._page_size, (last - first) * self._page_size, MS_ASYNC)
-        except OSError as error:
-            if error.errno != errno.ENOMEM:
-                raise
-            return False
-        return True
-
-    def _after_refusal(
-        self, error: PartialScanError, first: int, last: int, protect: bool
-    ) -> tuple[Runs, Runs]:
-        """The answer to a scan that met memory which is not registered; what it had reported is part of it."""
-        if error.errno != errno.EPERM:
-            raise error
-        found, lost = self._scan_pieces(first, last, protect)
-        return union(self._pages(error.regions), found), lost
-
-    def _scan_pieces(self, first: int, last: int, protect: bool) -> tuple[Runs, Runs]:
-        """The same, of a run that is not wholly registered: by VMA, so that each has its own answer."""
-        pieces = mapped_runs(self._calls, first, last)
-        written: list[Runs] = []
-        lost = [complement(normalise(pieces), first, last)]
-        for piece in pieces.tolist():
-            try:
-                written.append(self._pagemap.written(*piece, protect=protect).runs())
-            except PartialScanError as error:
-                written.append(self._pages(error.regions))
-                lost.append(np.array([piece], np.int64))
-        missing = _joined(lost)
-        if protect:
-            missing = self._restore(missing)
-        return _joined(written), missing
-
-    def _pages(self, regions: NDArray[np.void]) -> Runs:
-        return page_runs(regions.view(np.uint64).reshape(-1, 3), self._page_size)
-
     def _restore(self, lost: Runs) -> Runs:
         """Try to register again what was lost; all of it is to be reported, whether that works or not."""
+        if not len(lost):
+            return lost
         self._uffd.check_ours()
         gaps = difference(lost, self._wanted)
         if len(gaps):  # memory that nobody wants: it was only tracked along
@@ -476,8 +397,3 @@ class UffdWp:
         self._witnesses.close()
         self._uffd.close()
         self._pagemap.close()
-
-
-def _joined(parts: list[Runs]) -> Runs:
-    """All runs of several sets, sorted and joined."""
-    return normalise(np.concatenate([no_runs(), *parts]))

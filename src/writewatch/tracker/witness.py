@@ -33,7 +33,8 @@ from writewatch.abi.mman import MADV_DONTFORK, MADV_POPULATE_READ, MREMAP_MAYMOV
 from writewatch.abi.pagemap import PAGE_IS_PRESENT
 from writewatch.errors import UnseenWritesWarning
 from writewatch.kernel.maps import read_smaps
-from writewatch.kernel.pagemap import Pagemap, page_runs
+from writewatch.kernel.pagemap import Pagemap
+from writewatch.kernel.written import page_runs
 from writewatch.pages import (
     Runs,
     clip,
