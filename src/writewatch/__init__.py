@@ -31,7 +31,8 @@ from writewatch.pages import AddrRange
 from writewatch.tracker.allocate import allocate
 from writewatch.tracker.api import Consumer, Statistics, Tracker, track
 from writewatch.tracker.dirty import DirtySet
-from writewatch.tracker.process.api import ProcessTracker, attach
+from writewatch.tracker.process.api import attach
+from writewatch.tracker.process.tracking import ProcessTracker
 from writewatch.tracker.process.writes import ProcessWrites
 
 if TYPE_CHECKING:

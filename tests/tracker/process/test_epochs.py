@@ -291,6 +291,23 @@ def test_the_first_store_to_a_transparent_huge_page_is_assumed_to_have_written_a
     assert reported(tracker.collect(), start, pages) == [7]
 
 
+def test_a_page_in_swap_is_reported_only_if_it_was_written(
+    target: Target, tracker: ww.ProcessTracker, n: int
+) -> None:
+    start = target.memory(n)
+    target.run(f"poke({start}, *range({n}))")
+    tracker.collect()
+    target.run(f"poke({start}, 5, value=2); libc.madvise({start}, 16 * P, 21)")  # MADV_PAGEOUT
+    entries = tracker._session.files.pagemap.entries(start, start + 16 * PAGE)
+    if not entries[5] >> 62 & 1 or not entries[6] >> 62 & 1:
+        pytest.skip("nothing went to swap: there is none, or it is full")
+    writes = tracker.collect()
+    assert pages_in(writes.written, start, n) == [5]
+    assert reported(writes, start, n) == [5]
+    target.run(f"peek({start}, 5, 6); poke({start}, 7)")
+    assert reported(tracker.collect(), start, n) == [7]
+
+
 # ---- who writes ----------------------------------------------------------------------------------
 
 

@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 import writewatch as ww
-from tests.tracker.process.targets import Target, is_running, pages_in, reported
+from tests.tracker.process.targets import HandedOver, Target, is_running, pages_in, reported
 from writewatch.abi.pagemap import PM_PRESENT, PM_SOFT_DIRTY
 from writewatch.kernel.calls import LinuxCalls
 from writewatch.tracker.process.procfiles import ProcFiles
+from writewatch.tracker.process.select import NoUserfaultfdError
 from writewatch.tracker.process.soft_dirty import SoftDirtyProcess
 
 
@@ -113,6 +114,25 @@ def test_a_target_that_may_not_have_a_userfaultfd_is_watched_otherwise_and_why_i
         start = target.memory(8)
         target.run(f"poke({start}, 3)")
         assert 3 in reported(tracker.collect(), start, 8)
+
+
+def test_a_launched_program_may_be_watched_otherwise() -> None:
+    with ww.launch(["sleep", "1000"], backend="content-hash") as tracker:
+        try:
+            assert tracker.collect().backend == "content-hash"
+        finally:
+            os.kill(tracker.pid, signal.SIGKILL)
+        assert tracker.wait(10)
+        assert tracker.exit_status == -signal.SIGKILL
+
+
+def test_a_program_that_is_handed_over_without_a_userfaultfd_is_watched_otherwise(target: Target) -> None:
+    def take(pid: int) -> HandedOver:
+        raise NoUserfaultfdError("its filter forbids it", pid)
+
+    with ww.attach(target.pid, take=take) as tracker:
+        assert "its filter forbids it" in tracker.reason or not ww.capabilities().works("uffd_wp_async")
+        assert tracker.backend != "uffd-wp"
 
 
 @pytest.mark.kernel("uffd_wp_async")

@@ -12,7 +12,7 @@ import pytest
 
 import writewatch as ww
 from tests.tracker.process.targets import Target, compiled, is_running, n_armed, reported
-from writewatch.tracker.process import api, session
+from writewatch.tracker.process import session, tracking
 from writewatch.tracker.process.family import Brood, shares_memory
 from writewatch.tracker.process.procfiles import command_of, has_memory
 
@@ -43,7 +43,7 @@ def test_a_process_whose_first_thread_has_ended_is_watched() -> None:
 
 def allow(monkeypatch: pytest.MonkeyPatch, n_mappings: int) -> None:
     """Pretend that a process may have so many mappings."""
-    monkeypatch.setattr(api, "max_map_count", lambda: n_mappings)
+    monkeypatch.setattr(tracking, "max_map_count", lambda: n_mappings)
     monkeypatch.setattr(session, "max_map_count", lambda: n_mappings)
 
 

@@ -100,13 +100,16 @@ class HashProcess:
             raise MmGoneError
         new = difference(after.pages, before.pages)
         waiting = self._sighting
-        gone = intersection(difference(before.pages, after.pages), self._private(layout))
+        gone = difference(before.pages, after.pages)
+        new = union(
+            new, intersection(gone, self._shared(layout))
+        )  # not mapped any more; perhaps written before
         fresh = replace(
             waiting,
             layout=layout,
             written=union(waiting.written, changed),
             assumed=union(waiting.assumed, union(new, unread)),
-            discarded=union(waiting.discarded, gone),
+            discarded=union(waiting.discarded, intersection(gone, self._private(layout))),
             untracked=self._untracked(layout),
             at_ns=at_ns,
             scan_ns=waiting.scan_ns + time.perf_counter_ns() - began,

@@ -19,10 +19,10 @@ from typing import IO, Any, Final
 from writewatch.errors import AttachError, WriteWatchError
 from writewatch.kernel.default import default_calls
 from writewatch.kernel.ptrace import launching
-from writewatch.tracker.process.api import ProcessTracker
 from writewatch.tracker.process.records import Options
-from writewatch.tracker.process.select import Take, Taken, take_by_ptrace
+from writewatch.tracker.process.select import NoUserfaultfdError, Take, Taken, take_by_ptrace
 from writewatch.tracker.process.session import Session
+from writewatch.tracker.process.tracking import ProcessTracker
 
 #: What ``subprocess`` takes for a standard stream, without PIPE.
 Stream = int | IO[Any] | None
@@ -162,7 +162,7 @@ class _Handed:
 
     def __call__(self, pid: int) -> Taken:
         if self._event.taken is None:
-            raise AttachError(self._event.reason, pid)
+            raise NoUserfaultfdError(self._event.reason, pid)
         self._is_taken = True
         return self._event.taken
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 from collections.abc import Iterator
@@ -69,10 +70,6 @@ class ProcFiles:
         if hasattr(self, "pagemap"):
             self.pagemap.close()
 
-    def fileno(self) -> int:
-        """The pidfd: readable when the process has ended."""
-        return self._pidfd
-
     def read_maps(self) -> bytes:
         """``maps`` as it is now.
 
@@ -113,10 +110,12 @@ class ProcFiles:
         return True
 
     def has_exited(self, timeout_s: float = 0) -> bool:
-        """Whether the whole process has ended; waits up to so many seconds for it."""
+        """Whether the whole process has ended; waits up to so many seconds for it. True when closed."""
+        if self._pidfd < 0:
+            return True
         poller = select.poll()
         poller.register(self._pidfd, select.POLLIN)
-        return bool(poller.poll(max(0, int(timeout_s * 1000))))
+        return bool(poller.poll(max(0, math.ceil(timeout_s * 1000))))
 
 
 def threads(pid: int) -> Iterator[int]:

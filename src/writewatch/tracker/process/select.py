@@ -46,6 +46,10 @@ class Chosen:
     notes: tuple[str, ...] = ()
 
 
+class NoUserfaultfdError(AttachError):
+    """The target can have no userfaultfd, now and later; it may be watched otherwise."""
+
+
 Take: TypeAlias = Callable[[int], Taken]
 
 
@@ -76,14 +80,12 @@ def _soft_dirty(pid: int, files: ProcFiles, calls: KernelCalls, take: Take, repo
     if not capability.works:
         raise KernelUnsupportedError(_why_not(capability.detail, capability.mend), ("soft_dirty",))
     backend = SoftDirtyProcess(files, calls)
-    with translated(pid):
-        backend.start(report=report)
+    backend.start(report=report)
     return Chosen(backend, "soft-dirty: bits of the page tables, read and cleared in /proc", (NOTE,))
 
 
 def _content_hash(pid: int, files: ProcFiles, calls: KernelCalls, take: Take, report: bool) -> Chosen:
-    with translated(pid):
-        backend = HashProcess(files, calls)
+    backend = HashProcess(files, calls)
     try:
         backend.start(report=report)
     except BaseException:
@@ -99,12 +101,17 @@ def _why_not(detail: str, mend: str) -> str:
 
 @contextlib.contextmanager
 def translated(pid: int) -> Iterator[None]:
-    """What the kernel refuses as an ``AttachError``."""
+    """What the kernel refuses, as an ``AttachError``."""
     try:
         yield
+    except (MmGoneError, ProcessLookupError) as error:
+        why = f"{pid} ended, or ran another program, while it was attached to"
+        raise AttachError(why, pid) from error
     except PermissionError as error:
         why = f"{pid} may not be read ({error.strerror}); run as root or with CAP_SYS_PTRACE"
         raise AttachError(why, pid) from error
+    except OSError as error:
+        raise AttachError(f"{pid} cannot be watched: {error}", pid) from error
 
 
 _Opener: TypeAlias = Callable[[int, ProcFiles, KernelCalls, Take, bool], Chosen]
@@ -138,12 +145,10 @@ def choose(name: str, files: ProcFiles, calls: KernelCalls, take: Take, *, repor
     first: Exception | None = None
     for one in BACKENDS if name == "auto" else (name,):
         try:
-            chosen = BACKENDS[one](files.pid, files, calls, take, report)
-        except MmGoneError as error:
-            why = f"{files.pid} ended, or ran another program, while it was attached to"
-            raise AttachError(why, files.pid) from error
-        except (AttachError, KernelUnsupportedError, OSError) as error:
-            if name != "auto" or isinstance(error, AlreadyTrackedError) or is_momentary(files.pid):
+            with translated(files.pid):
+                chosen = BACKENDS[one](files.pid, files, calls, take, report)
+        except (AttachError, KernelUnsupportedError) as error:
+            if name != "auto" or not _may_be_done_otherwise(error, files.pid):
                 raise
             first = first or error
             passed_over.append(f"{one}: {error}")
@@ -151,6 +156,13 @@ def choose(name: str, files: ProcFiles, calls: KernelCalls, take: Take, *, repor
         return Chosen(chosen.backend, "; ".join([*passed_over, chosen.reason]), chosen.notes)
     assert first is not None
     raise first
+
+
+def _may_be_done_otherwise(error: Exception, pid: int) -> bool:
+    """Whether another backend is to be tried: not where the reason will pass, or the user is better told."""
+    if isinstance(error, NoUserfaultfdError | KernelUnsupportedError):
+        return True
+    return not isinstance(error, AlreadyTrackedError) and not is_momentary(pid)
 
 
 def is_momentary(pid: int) -> bool:

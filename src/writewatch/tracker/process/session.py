@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Final
+from typing import Final, Protocol
 
 from writewatch.abi.calls import Vma
 from writewatch.errors import AttachError
@@ -102,3 +102,19 @@ def too_many(pid: int, n_mappings: int) -> str:
         f"{pid} has {n_mappings} of at most {max_map_count()} mappings, and watching might make more: "
         "it is not watched; raise vm.max_map_count"
     )
+
+
+class Launcher(Protocol):
+    """Who started a process: see ``launching.py``."""
+
+    def next_session(self, pid: int) -> Session:
+        """The session with the program that exec brought last; AttachError when it could not be watched."""
+        ...
+
+    def exit_status(self, pid: int) -> int | None:
+        """How a process has ended; None while it runs."""
+        ...
+
+    def leave(self, pid: int) -> None:
+        """The tracker of this process was closed."""
+        ...

@@ -114,12 +114,14 @@ class SoftDirtyProcess:
 
     def _note(self, dirty: Runs, held: Runs, private: Runs, layout: Layout) -> None:
         waiting = self._sighting
-        gone = intersection(difference(self._held, held), private)
+        gone = difference(self._held, held)
         self._sighting = replace(
             waiting,
             layout=layout,
             written=union(waiting.written, dirty),
-            discarded=union(waiting.discarded, gone),
+            # Of shared memory: not mapped any more, and whether it was written before is not told.
+            assumed=union(waiting.assumed, intersection(gone, layout.shared)),
+            discarded=union(waiting.discarded, intersection(gone, private)),
             untracked=dict.fromkeys(layout.left_out, NOT_OF_THE_KIND) | self._hugetlb,
         )
         self._layout = layout

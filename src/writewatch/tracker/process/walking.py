@@ -122,7 +122,7 @@ class Walker:
     def _guard_category(self) -> int:
         """GUARD where the kernel knows it (since v6.16); asking otherwise is EINVAL."""
         try:
-            self._pagemap.scan(0, 0, returned=PAGE_IS_GUARD)
+            self._ask(0, 0, mask=0, returned=PAGE_IS_GUARD)
         except PartialScanError as error:
             if error.errno == errno.EINVAL:
                 return 0
