@@ -31,6 +31,7 @@ from writewatch.abi.mman import (
     MADV_DONTNEED,
     MADV_HUGEPAGE,
     MADV_NOHUGEPAGE,
+    MADV_REMOVE,
     MAP_ANONYMOUS,
     MAP_PRIVATE,
     MAP_SHARED,
@@ -52,12 +53,12 @@ class MissedError(AssertionError):
 
 @dataclass
 class Region:
-    """Memory of one kind, its shadow, and its tracker."""
+    """Memory of one kind, its shadow, and its tracker; how its content is dropped (``MADV_*``)."""
 
     kind: str
     memory: Memory
     tracker: ww.Tracker
-    can_drop: bool
+    drop: int
     shadow: Memory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -199,12 +200,12 @@ class Soak:
             return ours.recv_into(region.memory.data[at : at + length])
 
     def _drop(self, region: Region, rng: np.random.Generator) -> int:
-        """MADV_DONTNEED of some pages: their content becomes zero."""
-        if not region.can_drop or rng.integers(4):
+        """Drop some pages: their content becomes zero."""
+        if rng.integers(4):
             return self._scattered(region, rng)
         at, length = self._place(region, rng)
         at, length = at // PAGE * PAGE, max(length // PAGE, 1) * PAGE
-        default_calls().madvise(region.memory.ctypes.data + at, length, MADV_DONTNEED)
+        default_calls().madvise(region.memory.ctypes.data + at, length, region.drop)
         return length // PAGE
 
     @staticmethod
@@ -221,7 +222,7 @@ def _regions(backend: str, length: int) -> Iterator[list[Region]]:
     calls = default_calls()
     regions: list[Region] = []
 
-    def add(kind: str, flags: int, advice: int | None, size: int, *, can_drop: bool = True) -> None:
+    def add(kind: str, flags: int, advice: int | None, size: int, *, drop: int = MADV_DONTNEED) -> None:
         start = calls.mmap(0, length, PROT_READ | PROT_WRITE, flags)
         if size < length:
             calls.munmap(start + size, length - size)  # room to grow into
@@ -233,12 +234,12 @@ def _regions(backend: str, length: int) -> Iterator[list[Region]]:
                 return
         memory = _array(start, size)
         memory[:: PAGE * 2] = 1
-        regions.append(_tracked(kind, memory, backend, can_drop=can_drop))
+        regions.append(_tracked(kind, memory, backend, drop))
 
     try:
         add("4 KiB pages", MAP_PRIVATE | MAP_ANONYMOUS, MADV_NOHUGEPAGE, length)
         add("huge pages", MAP_PRIVATE | MAP_ANONYMOUS, MADV_HUGEPAGE, length)
-        add("shared", MAP_SHARED | MAP_ANONYMOUS, None, length, can_drop=False)
+        add("shared", MAP_SHARED | MAP_ANONYMOUS, None, length, drop=MADV_REMOVE)
         add("growing", MAP_PRIVATE | MAP_ANONYMOUS, MADV_NOHUGEPAGE, length // 4)
         yield regions
     finally:
@@ -251,8 +252,8 @@ def _array(start: int, size: int) -> Memory:
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(start))
 
 
-def _tracked(kind: str, memory: Memory, backend: str, *, can_drop: bool) -> Region:
-    return Region(kind, memory, ww.track(memory, backend=backend), can_drop)
+def _tracked(kind: str, memory: Memory, backend: str, drop: int) -> Region:
+    return Region(kind, memory, ww.track(memory, backend=backend), drop)
 
 
 def _grow(regions: list[Region], backend: str, length: int) -> None:
@@ -266,7 +267,7 @@ def _grow(regions: list[Region], backend: str, length: int) -> None:
         default_calls().mremap(start, size, size + length // 8, 0)
     except OSError:
         return  # something else was mapped behind it meanwhile
-    grown = _tracked("growing", _array(start, size + length // 8), backend, can_drop=True)
+    grown = _tracked("growing", _array(start, size + length // 8), backend, old.drop)
     regions[-1] = grown
     old.tracker.close()
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import writewatch as ww
 from tests.tracker.door import PLACES, calls_of, require
@@ -248,3 +250,66 @@ def mappings_of_same_file(memory: Shared) -> int:
     vmas = memory.calls.vmas(None)
     (inode,) = {vma.inode for vma in vmas if vma.start == memory.start}
     return sum(vma.inode == inode and vma.is_shared for vma in vmas)
+
+
+# ---- any program ---------------------------------------------------------------------------------
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["store", "load", "drop", "unmap", "collect", "is_clean"]),
+        st.integers(0, N_PAGES - 1),
+        st.integers(1, 3),
+    ),
+    max_size=40,
+)
+
+
+class Truth:
+    """What every page holds by the steps that were taken, and held when the tracker was last asked."""
+
+    def __init__(self) -> None:
+        self.now = [b"x"] * (N_PAGES - 1) + [b"\0"]
+        self.seen = list(self.now)
+
+    def changed(self) -> set[int]:
+        return {page for page in range(N_PAGES) if self.now[page] != self.seen[page]}
+
+
+def take(step: str, first: int, n: int, memory: Shared, truth: Truth) -> None:
+    pages = range(first, min(first + n, N_PAGES))
+    if step == "store":
+        memory.store(first)
+        truth.now[first] = b"x"
+    elif step == "load":
+        assert memory.load(first) == truth.now[first]
+    elif step == "drop":
+        memory.advise(pages.start, pages.stop, MADV_REMOVE)
+        truth.now[pages.start : pages.stop] = [b"\0"] * len(pages)
+    elif step == "unmap":
+        memory.advise(pages.start, pages.stop, MADV_DONTNEED)
+    elif step == "is_clean":
+        assert not memory.tracker.is_clean() or not truth.changed()
+    else:
+        assert truth.changed() <= set(memory.collected())
+        truth.seen = list(truth.now)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "backend"), BY_PAGE_TABLES, ids=["-".join(place) for place in BY_PAGE_TABLES]
+)
+def test_no_drop_is_missed_whatever_a_program_does(kernel: str, backend: str) -> None:
+    calls = calls_of(kernel)
+    require(calls, backend)
+    few = backend == "uffd-wp-sync"  # each example starts a helper process
+
+    @settings(max_examples=15 if few else 60, deadline=None)
+    @given(STEPS)
+    def run(steps: list[tuple[str, int, int]]) -> None:
+        memory, truth = Shared(calls, backend), Truth()
+        try:
+            for step in [*steps, ("collect", 0, 1), ("collect", 0, 1)]:
+                take(*step, memory, truth)
+        finally:
+            memory.close()
+
+    run()
