@@ -51,7 +51,7 @@ def points(known: Findings, shown: Browser) -> Points:
 
 
 def test_all_is_shown_at_first(shown: Browser) -> None:
-    assert shown.text("#shown") == "0.0 s to 20.0 s, all 2 mappings"
+    assert shown.text("#shown") == "0.0 s to 20.0 s, all addresses"
     assert shown.text("#tip") == ""
     assert shown.text("h1") == "made-up </script><b> (4711)"
 
@@ -127,7 +127,7 @@ def test_keys_move_the_cursor_zoom_pan_and_show_all(shown: Browser) -> None:
     shown.keys("Shift+Right")
     assert shown.text("#shown") > zoomed
     shown.keys("0")
-    assert shown.text("#shown") == "0.0 s to 20.0 s, all 2 mappings"
+    assert shown.text("#shown") == "0.0 s to 20.0 s, all addresses"
     shown.keys("Escape")
     assert shown.text("#tip") == ""
 
@@ -136,7 +136,7 @@ def test_buttons_zoom_and_a_mapping_is_shown_from_the_table(shown: Browser) -> N
     shown.run("document.getElementById('in').click()")
     assert shown.text("#shown").startswith("5.0")
     shown.run("document.getElementById('out').click()")
-    assert shown.text("#shown") == "0.0 s to 20.0 s, all 2 mappings"
+    assert shown.text("#shown") == "0.0 s to 20.0 s, all addresses"
     shown.run(
         "[...document.querySelectorAll('button[data-band]')].find(b => b.textContent.startsWith('libc')).click()"
     )

@@ -144,6 +144,8 @@ def test_more_mappings_than_can_be_told_apart_are_gathered_and_none_is_hidden(tm
     findings = found(tmp_path / "trace", [[writes(0, pages, mappings=many)]])
     assert len(findings.axis.bands) <= 201
     assert shown(findings) == [pages]
+    names = [name for band in findings.axis.bands for name in band.piece_names or (band.name,)]
+    assert names == [one.name for one in many]
     assert sum(band.n_written for band in findings.axis.bands) == 700
 
 

@@ -61,6 +61,7 @@ class Band:
         pieces: (n, 2) stretches of pages that are shown, ascending.
         place: Of its first page.
         n_written: Distinct pages written.
+        piece_names: Of the mapping of each piece, where the band stands for several.
     """
 
     program: Program
@@ -69,6 +70,7 @@ class Band:
     pieces: Runs
     place: int
     n_written: int
+    piece_names: tuple[str, ...] = ()
 
     @property
     def n_pages(self) -> int:
@@ -140,7 +142,8 @@ def make_axis(territories: Iterable[Territory]) -> Axis:
     drafts = _cut([_widened(drafts, number) for number in range(len(drafts))])
     bands, place = [], 0
     for draft in drafts:
-        band = Band(draft.program, draft.name, draft.kind, draft.shown, place, total(draft.written))
+        names = tuple(draft.piece_names) if draft.is_many else ()
+        band = Band(draft.program, draft.name, draft.kind, draft.shown, place, total(draft.written), names)
         bands.append(band)
         place += band.n_pages
     return Axis(tuple(bands))
@@ -156,6 +159,7 @@ class _Draft:
     written: Runs
     extents: Runs
     shown: Runs = field(default_factory=no_runs)
+    piece_names: list[str] = field(default_factory=list)
     is_many: bool = False
 
     @property
@@ -209,6 +213,9 @@ def _gathered(drafts: list[_Draft]) -> list[_Draft]:
 
 def _absorb(first: _Draft, second: _Draft) -> None:
     # What lies between the two was never written; it is no part of either.
+    for draft in (first, second):
+        draft.piece_names = draft.piece_names or [draft.name] * len(draft.written)
+    first.piece_names = first.piece_names + second.piece_names
     first.written = np.concatenate((first.written, second.written))
     first.kind = first.kind if first.kind == second.kind else ""
     first.is_many = True

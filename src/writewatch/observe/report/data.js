@@ -8,7 +8,11 @@ class Trace {
     let place = 0;
     for (const band of this.bands) {
       band.place = place;
-      for (const piece of band.pieces) { piece.push(place); place += piece[1]; }
+      band.pieces = band.pieces.map(([start, n, name]) => {
+        const piece = { start, name, place };
+        place += n;
+        return piece;
+      });
       band.n = place - band.place;
     }
     this.n = place;
@@ -63,11 +67,18 @@ class Trace {
     return low;
   }
 
-  address(place) {
+  pieceAt(place) {
     const pieces = this.bands[this.bandAt(place)].pieces;
-    const piece = pieces[Trace.last(pieces.length, i => pieces[i][2], place)];
-    return "0x" + (BigInt(piece[0] + Math.floor(place) - piece[2]) * BigInt(this.pageSize)).toString(16);
+    return pieces[Trace.last(pieces.length, i => pieces[i].place, place)];
   }
+
+  address(place) {
+    const piece = this.pieceAt(place);
+    return "0x" + (BigInt(piece.start + Math.floor(place) - piece.place) * BigInt(this.pageSize)).toString(16);
+  }
+
+  /** The mapping of a place; a band may stand for several small ones. */
+  nameOf(place) { return this.pieceAt(place).name || this.bands[this.bandAt(place)].name; }
 
   /** Pages written in [from, to) in one column, and whether that is known to the page. */
   written(column, from, to) {

@@ -83,6 +83,8 @@ class Findings:
         n_distinct: Pages that were written at all.
         n_coarse: Ranges of the trace that hold pages that may not have been written.
         n_ranges: Ranges of the trace.
+        looseness: Pages in these ranges for each page that was reported, 1 when nothing was coarsened: so much too
+            large may distinct pages and working sets be.
         most_merged: Collects in the longest epoch of the trace; 1 when none were merged.
         granule: Pages that working set and intervals take as one.
         windows, intervals: Of the whole trace.
@@ -105,6 +107,7 @@ class Findings:
     n_distinct: int
     n_coarse: int
     n_ranges: int
+    looseness: float
     most_merged: int
     granule: int
     windows: tuple[Window, ...]
@@ -160,6 +163,7 @@ def as_values(findings: Findings) -> dict[str, Any]:
         "exact": findings.is_exact,
         "inexact_ranges": findings.n_coarse,
         "ranges": findings.n_ranges,
+        "pages_in_ranges_per_reported_page": round(findings.looseness, 6),
         "collects_in_the_longest_epoch": findings.most_merged,
         "still_recording": findings.is_open,
         "damage": list(findings.damage),

@@ -156,7 +156,7 @@ class Page {
     const from = Math.max(band.place, Math.floor(low + 1e-9)), to = Math.min(band.place + band.n, Math.max(from + 1, Math.ceil(top - 1e-9)));
     const first = trace.columnAt(heatmap.timeOf(column)), last = Math.max(first, trace.columnAt(heatmap.timeOf(column + pixel) - 1e-9));
     const line = (text, name = "") => Object.assign(document.createElement("span"), { textContent: text, className: name });
-    const name = Object.assign(document.createElement("b"), { textContent: band.name });
+    const name = Object.assign(document.createElement("b"), { textContent: trace.nameOf(from) });
     const pages = to - from === 1 ? `page ${trace.address(from)}` : `${(to - from).toLocaleString("en")} pages from ${trace.address(from)}`;
     return [name, line(`${band.kind || "several kinds"} · ${band.process} (${band.pid})`, "soft"), line(pages, "mono"),
             line(this.timeText(first, last), "soft"), line(this.writtenText(first, last, from, to))];
@@ -186,7 +186,7 @@ class Page {
   say() {
     const { t0, t1, y0, y1 } = this.heatmap.view, { bands } = this.trace, step = (t1 - t0) / 100;
     const shown = bands.filter(band => band.below + band.height > y0 + 1e-12 && band.below < y1 - 1e-12);
-    const where = shown.length === 1 ? shown[0].name : shown.length === bands.length ? `all ${bands.length} mappings` : `${shown.length} of ${bands.length} mappings`;
+    const where = shown.length === 1 ? shown[0].name : shown.length === bands.length ? "all addresses" : `${shown.length} of ${bands.length} bands`;
     document.getElementById("shown").textContent = `${secondsText(t0, step)} to ${secondsText(t1, step)}, ${where}`;
   }
 

@@ -105,7 +105,7 @@ def _tiles(findings: Findings) -> str:
         (size_text(findings.n_distinct * page_size), "of distinct pages"),
         (rate_text(findings.mean_rate), "on average"),
         (rate_text(findings.peak_rate), "in the busiest epoch"),
-        (count_text(len(findings.axis.bands)), "mappings written"),
+        (count_text(len(findings.mappings)), "mappings written"),
     )
     return "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles)
 

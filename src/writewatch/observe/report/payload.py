@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from writewatch.observe.report.axis import Band
 from writewatch.observe.report.findings import Findings, band_label
 
 
@@ -37,11 +38,19 @@ def axes(findings: Findings) -> dict[str, Any]:
                 "pid": band.program[0],
                 "process": commands[band.program],
                 "weight": round(float(weight), 9),
-                "pieces": [[start, end - start] for start, end in band.pieces.tolist()],
+                "pieces": _pieces(band),
             }
             for band, weight in zip(findings.axis.bands, weights, strict=True)
         ],
     }
+
+
+def _pieces(band: Band) -> list[tuple[Any, ...]]:
+    """First page and number of pages of each; and the name of its mapping, in a band of several."""
+    pieces = [(start, end - start) for start, end in band.pieces.tolist()]
+    if not band.piece_names:
+        return list(pieces)
+    return [(*piece, name) for piece, name in zip(pieces, band.piece_names, strict=True)]
 
 
 def packed_ranges(findings: Findings) -> str:

@@ -29,6 +29,11 @@ def _exactness(findings: Findings) -> Iterator[str]:
             f"{share} of the trace’s ranges hold pages that may not have been written: memory that appeared within an "
             f"epoch, or ranges that were joined to save space. No page that was written is missing."
         )
+    if findings.looseness > 1:
+        yield (
+            f"The ranges hold {findings.looseness:.2f} times as many pages as were reported. Distinct pages and "
+            f"working sets are therefore upper bounds, and times between writes lower ones; rates are as reported."
+        )
     backends = sorted({process.backend for process in findings.processes})
     yield f"Written pages were told by {' and '.join(backends)}; written does not mean changed."
 

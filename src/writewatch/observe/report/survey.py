@@ -68,6 +68,8 @@ class _Where:
         self.events: list[Event] = []
         self.commands: dict[Program, tuple[str, str]] = {}
         self.n_ranges = 0
+        self.n_claimed = 0
+        self.n_reported = 0
         self.n_coarse = 0
 
     def add(self, block: Block) -> None:
@@ -76,6 +78,8 @@ class _Where:
             return
         self.epochs.append(block.epochs)
         self.n_ranges += len(block.ranges)
+        self.n_claimed += total(np.stack((block.ranges["start"], block.ranges["end"]), axis=1))
+        self.n_reported += int(block.ranges["reported"].sum())
         self.n_coarse += int((~block.ranges["exact"]).sum())
         for row in block.epochs:
             program = int(row["pid"]), int(row["program"])
@@ -203,7 +207,8 @@ class _When:
         for row in np.argsort(block.epochs["to_ns"], kind="stable").tolist():
             own = block.ranges[bounds[row] : bounds[row + 1]]
             self._add_epoch(block.epochs[row], own, range(int(first[row]), int(last[row]) + 1))
-        self._settle()
+        if sum(map(len, self._pending)) > 2 * MOST_RANGES:
+            self._settle()
 
     def _add_epoch(self, epoch: np.void, ranges: Ranges, columns: range) -> None:
         program = int(epoch["pid"]), int(epoch["program"])
@@ -313,6 +318,7 @@ def _findings(trace: Trace, where: _Where, when: _When) -> Findings:
         n_distinct=when.writes.n_first_writes * when.granule,
         n_coarse=where.n_coarse,
         n_ranges=where.n_ranges,
+        looseness=where.n_claimed / max(where.n_reported, 1),
         most_merged=int(epochs["n_epochs"].max()),
         granule=when.granule,
         windows=when.writes.windows(),

@@ -72,8 +72,9 @@ def coarsened(ranges: Ranges, limits: NDArray[np.int64] | int) -> Ranges:
         return ranges
     keep = np.ones(len(ranges), np.bool_)
     gaps = _gaps(ranges)
+    ends = np.cumsum(counts)
     for epoch in over.tolist():
-        low, high = np.searchsorted(ranges["epoch"], (epoch, epoch + 1))
+        low, high = ends[epoch] - counts[epoch], ends[epoch]
         keep[low:high] = _kept(gaps[low:high], int(allowed[epoch]))
     return _joined(ranges, keep, gapless=False)
 

@@ -30,7 +30,7 @@ LEAST_BYTES: Final = 256 << 10
 DEFAULT_BYTES: Final = 256 << 20
 #: A segment is finished after so long, or when it has so many ranges, whatever its size.
 _SEGMENT_NS: Final = 60 * 10**9
-_SEGMENT_RANGES: Final = 1 << 18
+_SEGMENT_RANGES: Final = 1 << 17
 #: An epoch has at most so many ranges, under the largest bounds.
 _MOST_RANGES: Final = 1 << 15
 #: Bytes of the bound for each range that an epoch may have: a segment holds sixty epochs, a trace many segments.
