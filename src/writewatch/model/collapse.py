@@ -14,7 +14,7 @@ from writewatch.model.frames import ANON, CACHE
 from writewatch.model.mm import Mm, failure, wants_writenotify
 from writewatch.model.pte_table import PteTable
 from writewatch.model.vma import VM_NOHUGEPAGE, VM_PFNMAP, VM_SHARED, VM_UFFD, VM_UFFD_MISSING, VM_WRITE, Vma
-from writewatch.model.zap import TRUNCATE, unmap_file_range
+from writewatch.model.zap import PUNCH_HOLE, unmap_file_range
 
 #: The huge page is there already, or now.
 _DONE = 0
@@ -99,6 +99,8 @@ def _collapse_file(mm: Mm, vma: Vma, addr: int, file: File) -> int:
         # An empty extent looks like a truncated one.
         return errno.EINVAL
     if not all(known) and _is_armed_for_missing(mm, file):
+        # Found out when the pages are unmapped already, and they are not mapped again.
+        unmap_file_range(machine, file, first, first + n, PUNCH_HOLE)
         return errno.EBUSY
     if first not in file.huge:
         _gather(mm, file, first)
@@ -120,7 +122,7 @@ def _is_armed_for_missing(mm: Mm, file: File) -> bool:
 def _gather(mm: Mm, file: File, first: int) -> None:
     # Compare mm/khugepaged.c:collapse_file(): the pages are unmapped everywhere, then replaced by one folio.
     machine, n = mm.machine, mm.machine.pages_per_huge
-    unmap_file_range(machine, file, first, first + n, TRUNCATE)
+    unmap_file_range(machine, file, first, first + n, PUNCH_HOLE)
     pfn = machine.frames.allocate_run(CACHE, n)
     machine.frames.get(pfn, n)
     for i in range(n):
