@@ -156,6 +156,10 @@ class Executor:
     def do_kernel_load(self, page: int) -> int:
         return int(self._calls.copy_from_user(address(page), 1)[0])
 
+    def do_peek(self, page: int, n: int) -> list[int]:
+        """The first byte of each page that process_vm_readv(2) reaches."""
+        return list(self._calls.peek(address(page), n * PAGE)[::PAGE])
+
     # ---- userfaultfd -----------------------------------------------------------------------------
 
     def do_context(self, name: str, features: int) -> tuple[int, int]:

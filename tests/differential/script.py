@@ -204,6 +204,9 @@ class Script:
     def draw_kernel_load(self) -> Operation:
         return ("kernel_load", self._page())
 
+    def draw_peek(self) -> Operation:
+        return ("peek", self._page(), self._rng.choice((1, 1, 4)))
+
     # ---- userfaultfd -----------------------------------------------------------------------------
 
     def draw_context(self) -> Operation:

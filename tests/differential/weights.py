@@ -70,6 +70,7 @@ WEIGHTS: Final[dict[str, tuple[int, str]]] = {
     "load": (8, ""),
     "kernel_store": (5, ""),
     "kernel_load": (2, ""),
+    "peek": (2, ""),
     "context": (2, ""),
     "close": (1, ""),
     "register": (8, ""),
