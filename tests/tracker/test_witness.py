@@ -19,6 +19,7 @@ from writewatch.abi.mman import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     MADV_DONTNEED,
+    MADV_POPULATE_READ,
     MADV_REMOVE,
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -232,6 +233,34 @@ def test_memory_that_cannot_be_mapped_twice_is_warned_of() -> None:
         calls.store(start, b"x")
         assert tracker.collect().pages(span).tolist() == [0]
     calls.munmap(start, 2 * calls.page_size)
+
+
+class Old(LinuxCalls):
+    """A kernel before v5.14: neither PAGEMAP_SCAN nor MADV_POPULATE_READ."""
+
+    def pagemap_scan(self, fd: int, argument: Any, vec: Any) -> int:
+        raise OSError(errno.ENOTTY, "PAGEMAP_SCAN: Inappropriate ioctl for device")
+
+    def madvise(self, addr: int, length: int, advice: int) -> None:
+        if advice == MADV_POPULATE_READ:
+            raise OSError(errno.EINVAL, "madvise: Invalid argument")
+        super().madvise(addr, length, advice)
+
+
+def test_an_older_kernel_has_witnesses_as_well() -> None:
+    require(default_calls(), "uffd-wp-sync")
+    memory = Shared(Old(), "uffd-wp-sync")
+    assert memory.collected() == []
+    memory.advise(2, 4, MADV_REMOVE)
+    memory.load(2)
+    assert memory.collected() == [2, 3]
+    assert memory.collected() == []
+    memory.store(3)
+    assert memory.collected() == [3]
+    memory.advise(3, 4, MADV_REMOVE)
+    memory.load(3)
+    assert memory.collected() == [3]
+    memory.close()
 
 
 @pytest.mark.kernel("uffd_wp_async")

@@ -22,7 +22,7 @@ Costs: one entry for each page that has content, 0.2 % of it, and a second walk.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 from collections.abc import Sequence
 from typing import Final
 
@@ -30,7 +30,7 @@ import numpy as np
 
 from writewatch.abi.calls import KernelCalls, Vma
 from writewatch.abi.mman import MADV_DONTFORK, MADV_POPULATE_READ, MREMAP_MAYMOVE, PROT_READ
-from writewatch.abi.pagemap import PAGE_IS_PRESENT
+from writewatch.abi.pagemap import PAGE_IS_PRESENT, PM_PRESENT
 from writewatch.errors import UnseenWritesWarning
 from writewatch.kernel.maps import read_smaps
 from writewatch.kernel.pagemap import Pagemap
@@ -53,6 +53,9 @@ _SHMEM: Final = ("/dev/zero (deleted)", "/memfd:", "/SYSV", "/dev/shm/")  # noqa
 
 #: Pages without content that mincore(2) looks up in the time that a call of its own takes.
 _PAGES_PER_CALL: Final = 64
+
+#: Entries read at a time.
+_CHUNK_PAGES: Final = 1 << 16
 
 _WITHOUT: Final = (
     "[{:#x}, {:#x}) is shared memory that cannot be mapped once more ({}), so content that is dropped from it "
@@ -201,10 +204,25 @@ class _Mapping:
 
     def _pages_where(self, shift: int, pages: Runs, *, is_present: bool) -> Runs:
         """Where entries are present, or are not, from the first of some pages to the last."""
-        start, end = ((int(page) + shift) * self._size for page in (pages[0, 0], pages[-1, 1]))
+        first, last = int(pages[0, 0]) + shift, int(pages[-1, 1]) + shift
         inverted = 0 if is_present else PAGE_IS_PRESENT
-        found = self._pagemap.scan(start, end, mask=PAGE_IS_PRESENT, inverted=inverted, returned=0)
+        try:
+            found = self._pagemap.scan(
+                first * self._size, last * self._size, mask=PAGE_IS_PRESENT, inverted=inverted, returned=0
+            )
+        except OSError as error:
+            if error.errno != errno.ENOTTY:
+                raise
+            return self._entries_where(first, last, is_present) - shift
         return page_runs(found.view(np.uint64).reshape(-1, 3), self._size) - shift
+
+    def _entries_where(self, first: int, last: int, is_present: bool) -> Runs:
+        """The same before v6.7, which has no PAGEMAP_SCAN."""
+        found = [no_runs()]
+        for at in range(first, last, _CHUNK_PAGES):
+            entries = self._pagemap.entries(at * self._size, min(at + _CHUNK_PAGES, last) * self._size)
+            found.append(runs_of_mask((entries & np.uint64(PM_PRESENT) != 0) == is_present) + at)
+        return normalise(np.concatenate(found))
 
     def _fill(self, pages: Runs) -> None:
         """Map the content that some pages have in memory; from now on it is held."""
@@ -213,9 +231,15 @@ class _Mapping:
         cached = self._cached(pages)
         self._mark(cached, True)
         for first, last in cached.tolist():
-            with contextlib.suppress(OSError):  # then the next look finds it empty
-                at, length = (first + self._shift) * self._size, (last - first) * self._size
-                self._calls.madvise(at, length, MADV_POPULATE_READ)
+            self._populate((first + self._shift) * self._size, (last - first) * self._size)
+
+    def _populate(self, start: int, length: int) -> None:
+        """Map what is there. What cannot be mapped is found empty by the next look."""
+        try:
+            self._calls.madvise(start, length, MADV_POPULATE_READ)
+        except OSError:  # before v5.14; or the file has become shorter, and a load would be SIGBUS
+            for at in range(start, start + length, self._size):
+                self._calls.peek(at, 1)
 
     def _cached(self, pages: Runs) -> Runs:
         """What of some pages is in memory. One that is not costs mincore(2) the most, so few are asked one by one."""
