@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conformance import kinds
-from tests.conformance.actions import MISSING, Area, Place
+from tests.conformance.actions import MISSING, WP, Area, Place
 from tests.conformance.world import MemorySignal
 from writewatch.abi import mman
 from writewatch.abi import userfaultfd as uf
@@ -49,3 +49,16 @@ def test_writing_back_keeps_the_bit(place: Place) -> None:
     assert area.written() == [0]
     area.write(1)
     assert area.written() == [0, 1]
+
+
+@pytest.mark.parametrize("mode", [MISSING, WP | MISSING])
+def test_page_of_shmem_in_swap_is_not_missing(place: Place, mode: int) -> None:
+    area = kinds.anon_shared(place, 2)
+    area.write(0, value=7)
+    area.page_out()
+    context = place.context(uf.UFFD_FEATURE_SIGBUS)
+    context.register(area, mode)
+    assert area.read(0) == 7
+    area.write(0, value=8)
+    with pytest.raises(MemorySignal):
+        area.read(1)
