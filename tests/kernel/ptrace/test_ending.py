@@ -19,7 +19,7 @@ def test_a_target_that_ends_at_a_random_moment(how: str, soak: int) -> None:
     moments = random.Random(how)
     outcomes = set()
     for _ in range(25 * soak):
-        with Target("ending", how, str(moments.randrange(3000))) as target:
+        with Target("ending", how, str(moments.randrange(20_000))) as target:
             outcomes |= {_outcome(target.pid) for _ in range(3)}
             assert target.wait() == 5
     assert "taken" in outcomes

@@ -125,10 +125,21 @@ def test_what_it_becomes_by_exec(follow: bool, expected: list[str]) -> None:
         assert causes(events(launched)) == expected
 
 
-def test_exec_by_a_thread_that_is_not_the_leader() -> None:
-    with running([program("ending"), "exec", "100"], follow_exec=True, stdout=subprocess.DEVNULL) as launched:
+@pytest.mark.parametrize("follow", ["follow_exec", "follow_forks"])
+def test_exec_by_a_thread_that_is_not_the_leader(follow: str) -> None:
+    command = [program("ending"), "exec-in-thread", "0"]
+    keywords: dict[str, Any] = {follow: True}
+    with running(command, stdout=subprocess.DEVNULL, **keywords) as launched:
         assert causes(events(launched)) == ["exec", "exec"]
         assert launched.exit_status == 5
+
+
+def test_children_are_left_alone_where_only_exec_is_followed() -> None:
+    script = "import os\nif os.fork() == 0: os._exit(3)\nos.wait()\nos.execvp('true', ['true'])"
+    with running([sys.executable, "-I", "-S", "-c", script], follow_exec=True) as launched:
+        seen = events(launched)
+    assert causes(seen) == ["exec", "exec"]
+    assert {event.pid for event in seen} == {launched.pid}
 
 
 def test_signals_pass_through_and_stops_work() -> None:

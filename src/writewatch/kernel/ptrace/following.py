@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import json
 import os
 import select
@@ -31,20 +30,19 @@ from writewatch.abi.ptrace import (
     PTRACE_EVENT_EXEC,
     PTRACE_GETEVENTMSG,
     PTRACE_LISTEN,
-    PTRACE_O_SUSPEND_SECCOMP,
     PTRACE_O_TRACECLONE,
     PTRACE_O_TRACEEXEC,
     PTRACE_O_TRACEFORK,
     PTRACE_O_TRACESYSGOOD,
     PTRACE_O_TRACEVFORK,
-    PTRACE_SEIZE,
     PTRACE_SETOPTIONS,
     PTRACE_SYSCALL,
 )
 from writewatch.kernel import libc
-from writewatch.kernel.ptrace import packets
+from writewatch.kernel.ptrace import filters, packets, starting
+from writewatch.kernel.ptrace.footing import Footing
 from writewatch.kernel.ptrace.registers import Machine
-from writewatch.kernel.ptrace.taking import USERFAULTFD_FLAGS, RefusedError, Surroundings, Visit
+from writewatch.kernel.ptrace.taking import RefusedError, Visit
 from writewatch.kernel.ptrace.tracing import (
     WALL,
     ImpatientError,
@@ -56,23 +54,11 @@ from writewatch.kernel.ptrace.tracing import (
     is_trap,
     stop_signal,
 )
-from writewatch.kernel.ptrace.visiting import Timer, is_filtered, open_pidfd
+from writewatch.kernel.ptrace.visiting import Timer, open_pidfd
 
 _GROUP_STOPS: Final = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 _FORKS: Final = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE
-#: What a person types at the program is not meant for its parent.
-_IGNORED: Final = (
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGHUP,
-)
-#: Python ignores these; a program that it starts finds them as they are by default.
-_RESTORED: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _DEADLINE_S: Final = 5.0
-_COULD_NOT_EXEC: Final = 127
 _WAKEUPS: Final = 1 << 16
 
 
@@ -81,38 +67,39 @@ class Program:
 
     Args:
         owner: Events go there, releases come from there; when it is closed this ends.
-        specification: ``argv``, ``env``, ``cwd``, ``forks``, ``execs``, ``owner``: its pid,
-            ``pass_fds``.
+        specification: ``argv``, ``env``, ``cwd``, ``forks``, ``execs``, ``pass_fds``, and ``owner``: its pid.
         machine: The architecture.
     """
 
     def __init__(self, owner: socket.socket, specification: dict[str, Any], machine: Machine) -> None:
         self._owner, self._specification, self._machine = owner, specification, machine
         self._forks, self._execs = specification["forks"], specification["execs"]
-        self._options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | (_FORKS if self._forks else 0)
+        self._options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC
+        if self._forks:
+            self._options |= _FORKS
+        elif self._execs:  # by any thread; one that is not traced takes the number of the leader, and is lost
+            self._options |= PTRACE_O_TRACECLONE
         self._processes: set[int] = set()
         self._threads: set[int] = set()
         self._leaving_exec: set[int] = set()
         self._held: set[int] = set()
         self._root = 0
 
-    # ---- starting ----------------------------------------------------------------------------------------
+    # ---- its life ----------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Start the program and serve until it has ended, or its owner is gone."""
-        found = {number: signal.getsignal(number) for number in (*_IGNORED, signal.SIGCHLD)}
-        for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
+        found = starting.ignore_what_is_typed()
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        if not self._start(found):
-            return
-        self._leave_its_files()
         try:
             owner_process = os.pidfd_open(self._specification["owner"])
         except OSError:
             return
+        if not self._start(found):
+            return
+        starting.leave_its_files(self._specification["pass_fds"])
         poller = select.poll()
         for fd in (reader, self._owner.fileno(), owner_process):
             poller.register(fd, select.POLLIN)
@@ -124,71 +111,24 @@ class Program:
             if owner_process in ready or (self._owner.fileno() in ready and not self._hear()):
                 return
 
-    def _start(self, found: dict[signal.Signals, Any]) -> bool:
-        """Fork, seize the child while it waits, let it exec; False when it cannot, which the owner is told."""
-        go, told = os.pipe2(os.O_CLOEXEC)[::-1], os.pipe2(os.O_CLOEXEC)
-        self._root = os.fork()
-        if self._root == 0:
-            self._become_the_program(go, told, found)
-        os.close(go[1])
-        os.close(told[1])
+    def _start(self, found: starting.Dispositions) -> bool:
+        """Until the program is held at its first instruction; False where it cannot be, which the owner is told."""
         try:
-            libc.check(libc.ptrace(PTRACE_SEIZE, self._root, 0, self._options), "PTRACE_SEIZE")
-            self._processes.add(self._root)
-            self._threads.add(self._root)
+            self._root, told = starting.start(self._specification, self._options, found)
         except OSError as error:
             self._tell({"event": "failed", "what": "seize", "errno": error.errno})
-            os.close(go[0])  # the child ends by itself
             return False
-        os.write(go[0], b"g")
-        os.close(go[0])
-        return self._hear_of_exec(told[0])
-
-    def _hear_of_exec(self, told: int) -> bool:
-        """The child closes its end by exec, or writes the errno of one that failed; meanwhile its stops are served."""
+        self._processes.add(self._root)
+        self._threads.add(self._root)
         poller = select.poll()
         poller.register(told, select.POLLIN)
-        while not poller.poll(1):
-            if not self._serve_waits() or self._held:
-                break
-        os.set_blocking(told, False)
-        try:
-            word = b"" if self._held else os.read(told, 64)
-        except BlockingIOError:
-            word = b""
+        while self._serve_waits() and not self._held and not poller.poll(1):
+            pass  # until it stops at the exit of execve, says why there is none, or dies
+        number = 0 if self._held else starting.errno_of_exec(told)
         os.close(told)
-        if word:
-            self._tell({"event": "failed", "what": "exec", "errno": int(word)})
-        return not word
-
-    def _become_the_program(
-        self, go: tuple[int, int], told: tuple[int, int], found: dict[signal.Signals, Any]
-    ) -> None:
-        """In the child: never returns."""
-        specification = self._specification
-        try:
-            signal.set_wakeup_fd(-1)
-            for number, handler in found.items():
-                signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else signal.SIG_DFL)
-            for number in _RESTORED:
-                signal.signal(number, signal.SIG_DFL)
-            os.close(go[0])
-            if os.read(go[1], 1):
-                os.chdir(specification["cwd"] or ".")
-                argv = specification["argv"]
-                os.execvpe(argv[0], argv, specification["env"])  # noqa: S606 - which program is the user's word
-        except OSError as error:
-            os.write(told[1], str(error.errno or errno.EIO).encode())
-        finally:
-            os._exit(_COULD_NOT_EXEC)
-
-    def _leave_its_files(self) -> None:
-        """The program's standard streams must not stay open because of us: its reader waits for their end."""
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for fd in range(3):
-            os.dup2(null, fd, inheritable=False)
-        for fd in self._specification["pass_fds"]:
-            os.close(fd)
+        if number:
+            self._tell({"event": "failed", "what": "exec", "errno": number})
+        return not number
 
     # ---- the owner ---------------------------------------------------------------------------------------
 
@@ -273,7 +213,10 @@ class Program:
         tgid, parent = _relatives(tid)
         if tgid == tid:
             self._processes.add(tid)
-        if tgid == tid and not self._shares_memory(tid, parent):
+        if tgid == tid and not self._forks:
+            self._processes.discard(tid)
+            self._let_go(tid)
+        elif tgid == tid and not self._shares_memory(tid, parent):
             self._hold(tid, "fork")
         else:
             self._go_on(tid)
@@ -308,7 +251,6 @@ class Program:
                 fd = visit.take(pidfd)
             finally:
                 os.close(pidfd)
-            self._set_options(tid, self._options)
         except ThreadEndedError:
             self._ended(tid, tracee.last_status)
             raise
@@ -321,18 +263,16 @@ class Program:
         finally:
             timer.stop()
             tracee.close()
+            self._ask(PTRACE_SETOPTIONS, tid, self._options)  # filters stand again
         held = time.monotonic_ns() - began
         return {"held_ns": held, "restores_itself": visit.restores_itself, "notes": visit.notes}, fd
 
     def _visit(self, tracee: Tracee) -> Visit:
-        if filters_of(tracee.tid) != filters_of(os.getpid()):
-            try:
-                tracee.set_options(self._options | PTRACE_O_SUSPEND_SECCOMP)
-            except OSError as error:
-                raise RefusedError("seccomp", error.errno or 0) from error
-        elif is_filtered_here():
-            _try_ourselves()
-        return Visit(tracee, self._machine, Surroundings(tracee, tracee.tid, self._machine), lambda _: None)
+        if not filters.has_ours(tracee.tid):
+            filters.suspend(tracee, self._options)
+        else:
+            filters.try_here()
+        return Visit(tracee, self._machine, Footing(tracee, tracee.tid, self._machine), lambda _: None)
 
     # ---- requests ----------------------------------------------------------------------------------------
 
@@ -343,36 +283,9 @@ class Program:
         self._threads.discard(tid)
         self._ask(PTRACE_DETACH, tid)
 
-    def _set_options(self, tid: int, options: int) -> None:
-        libc.ptrace(PTRACE_SETOPTIONS, tid, 0, options)
-
     def _ask(self, request: int, tid: int, data: int = 0) -> None:
         """A request to a stopped thread. One that was killed meanwhile says so at the next wait."""
         libc.ptrace(request, tid, 0, data)
-
-
-def filters_of(tid: int) -> bytes:
-    """Its lines about filters of system calls; a descendant of ours with as many as we have, has ours."""
-    with open(f"/proc/{tid}/status", "rb", buffering=0) as status:
-        return b"".join(line for line in status.readall().split(b"\n") if line.startswith(b"Seccomp"))
-
-
-def is_filtered_here() -> bool:
-    """Whether this process filters its system calls."""
-    with open("/proc/self/status", "rb", buffering=0) as status:
-        return is_filtered(status.fileno())
-
-
-def _try_ourselves() -> None:
-    """Make the call that the program is to make, under the same filter.
-
-    Raises:
-        RefusedError: ``call``, with the errno that the filter answers.
-    """
-    try:
-        os.close(libc.syscall("userfaultfd", USERFAULTFD_FLAGS))
-    except OSError as error:
-        raise RefusedError("call", error.errno or 0) from error
 
 
 def _relatives(tid: int) -> tuple[int, int]:

@@ -35,6 +35,7 @@ from writewatch.abi.ptrace import (
 )
 from writewatch.kernel import libc
 from writewatch.kernel.ptrace import frame, obstacles, places
+from writewatch.kernel.ptrace.footing import Footing
 from writewatch.kernel.ptrace.registers import X8664, Machine, Registers
 from writewatch.kernel.ptrace.tracing import (
     ImpatientError,
@@ -74,40 +75,14 @@ class RefusedError(Exception):
         self.why, self.number = why, number
 
 
-class Surroundings:
-    """What is read of a process before its thread is stopped.
-
-    Attributes:
-        places: Its VMAs.
-        gadgets: Where a self-restoring call can be made; both None where none can.
-        site: A system call instruction, for the plain way; None where none was found.
-        why_plain: Why no frame will do, in words; empty where one will.
-    """
-
-    def __init__(self, tracee: Tracee, pid: int, machine: Machine) -> None:
-        self.places = places.read_places(pid, tracee.tid)
-        self.gadgets = places.Gadgets(None, None)
-        self.why_plain = ""
-        if not isinstance(machine, X8664):
-            self.why_plain = f"frames are not written on {machine.name}"
-        elif places.is_go(pid):
-            self.why_plain = "a goroutine's stack may be too small"
-        else:
-            self.gadgets = places.find_gadgets(tracee, self.places)
-            if None in self.gadgets:
-                self.why_plain = "the instructions it needs are nowhere in the process"
-        self.site = places.find_instruction(tracee, self.places, machine.instruction)
-
-
 def first_stop(tracee: Tracee) -> None:
     """Wait for the trap that was asked for; a signal that arrives before it is passed on.
 
     Raises:
-        RefusedError: ``replaced``: it is stopped in exec, with an mm that nothing is known of. It is detached.
+        RefusedError: ``replaced``: it is stopped in exec, with an mm that nothing is known of.
     """
     while not is_trap(status := tracee.wait()):
         if event(status) == PTRACE_EVENT_EXEC:
-            tracee.detach()
             raise RefusedError("replaced")
         tracee.interrupt()
         is_signal = event(status) == 0 and not is_call(status)
@@ -123,8 +98,8 @@ class Visit:
         number: Of the descriptor in the target, while it was there.
     """
 
-    def __init__(self, tracee: Tracee, machine: Machine, around: Surroundings, reached: Reached) -> None:
-        self._tracee, self._machine, self._around, self._reached = tracee, machine, around, reached
+    def __init__(self, tracee: Tracee, machine: Machine, footing: Footing, reached: Reached) -> None:
+        self._tracee, self._machine, self._footing, self._reached = tracee, machine, footing, reached
         self.notes: list[str] = []
         self.restores_itself = False
         self.number = -1
@@ -140,7 +115,7 @@ class Visit:
 
     def _prepare(self) -> tuple[Registers, int]:
         """The registers to start from, with the stack pointer on a frame if one can be had, and the instruction."""
-        why = self._around.why_plain or self._why_no_frame_now()
+        why = self._footing.why_plain or self._why_no_frame_now()
         if not why:
             try:
                 return self._write_frame(), self._call_site()
@@ -154,7 +129,7 @@ class Visit:
             return "its system calls are dispatched to itself, which has to be switched off meanwhile"
         if obstacles.has_shadow_stack(self._tracee):
             return "it has a shadow stack"
-        call, sigreturn = self._around.gadgets
+        call, sigreturn = self._footing.gadgets
         if not self._is_there(call, places.CALL_AND_RETURN) or not self._is_there(
             sigreturn, *places.SIGRETURN
         ):
@@ -167,19 +142,19 @@ class Visit:
         return any(found.startswith(pattern) for pattern in patterns)
 
     def _call_site(self) -> int:
-        assert self._around.gadgets.call is not None
-        return self._around.gadgets.call
+        assert self._footing.gadgets.call is not None
+        return self._footing.gadgets.call
 
     def _write_frame(self) -> Registers:
         machine, found = self._machine, self._found
         assert isinstance(machine, X8664)
-        assert self._around.gadgets.sigreturn is not None
+        assert self._footing.gadgets.sigreturn is not None
         buffer = ctypes.create_string_buffer(_XSTATE_BYTES)
         n_bytes = self._tracee.register_set(NT_X86_XSTATE, buffer)
         area = frame.vector_state(buffer.raw[:n_bytes])
         restored = machine.before_the_call(found, self._abort_ip)
-        at, data = frame.build(restored, found.rsp, self._mask, area, self._around.gadgets.sigreturn)
-        if not places.has_room(self._around.places, at, found.rsp, found.fs_base):
+        at, data = frame.build(restored, found.rsp, self._mask, area, self._footing.gadgets.sigreturn)
+        if not places.has_room(self._footing.places, at, found.rsp, found.fs_base):
             raise frame.NoFrameError("there is no room on its stack")
         self._tracee.write(at, data)
         self.restores_itself = True
@@ -191,7 +166,7 @@ class Visit:
     def _plain_site(self) -> int:
         """An instruction to run: the one of the call that the thread sleeps in, else one that was found before."""
         own = self._machine.site_of_call(self._found)
-        for site in (own, self._around.site):
+        for site in (own, self._footing.site):
             if site is not None and self._is_there(site, self._machine.instruction):
                 return site
         raise RefusedError("no instruction")

@@ -20,13 +20,14 @@ from typing import Any, Final
 from writewatch.abi.pidfd import KCMP_FILE, KCMP_FILES, PIDFD_THREAD
 from writewatch.abi.ptrace import PTRACE_O_SUSPEND_SECCOMP, PTRACE_O_TRACEEXEC, PTRACE_O_TRACESYSGOOD
 from writewatch.kernel import libc
+from writewatch.kernel.ptrace import filters
+from writewatch.kernel.ptrace.footing import Footing
 from writewatch.kernel.ptrace.registers import Machine
-from writewatch.kernel.ptrace.taking import RefusedError, Surroundings, Visit, first_stop
+from writewatch.kernel.ptrace.taking import RefusedError, Visit, first_stop
 from writewatch.kernel.ptrace.tracing import ImpatientError, Patience, ThreadEndedError, Tracee
 
 #: The timer goes off again and again: once it might do so just before the wait that it is to end.
 _AGAIN_S: Final = 0.05
-_SECCOMP: Final = b"\nSeccomp:\t"
 
 Answer = dict[str, Any]
 Reached = Callable[[str], None]
@@ -80,7 +81,7 @@ def visit(request: dict[str, Any], machine: Machine, reached: Reached) -> tuple[
     """
     timer = Timer(request["deadline_s"])
     try:
-        return _visit(request, machine, timer, reached)
+        return _Attempt(request, machine, timer, reached).run()
     except ThreadEndedError:
         return {"failed": "ended"}, -1
     except ImpatientError:
@@ -93,38 +94,6 @@ def visit(request: dict[str, Any], machine: Machine, reached: Reached) -> tuple[
         return {"failed": "seize" if "SEIZE" in str(error) else "open", "errno": error.errno}, -1
     finally:
         timer.stop()
-
-
-def _visit(request: dict[str, Any], machine: Machine, timer: Timer, reached: Reached) -> tuple[Answer, int]:
-    pid, tid = request["pid"], request["tid"]
-    with contextlib.ExitStack() as opened:
-        status = os.open(f"/proc/{pid}/task/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
-        opened.callback(os.close, status)
-        tracee = Tracee(tid, timer)
-        tracee.seize(_options(is_filtered(status)))
-        reached("seized")
-        try:
-            # Not before: from now on exec is an event, so what is read here is of the mm that the stop will find.
-            pidfd = open_pidfd(pid, tid)
-            opened.callback(os.close, pidfd)
-            tracee.open_memory(pid)
-            opened.callback(tracee.close)
-            around = Surroundings(tracee, pid, machine)
-            opened.enter_context(_first_in_the_queue())
-        finally:
-            began = time.monotonic_ns()
-            tracee.interrupt()  # whatever happened: only a stopped thread can be detached
-            reached("interrupted")
-            first_stop(tracee)
-            stopped = time.monotonic_ns()
-        reached("stopped")
-        try:
-            answer, fd = _while_stopped(request, tracee, status, pidfd, machine, around, timer, reached)
-        finally:
-            tracee.detach()
-        times = {"reach_ns": stopped - began, "held_ns": time.monotonic_ns() - stopped}
-        reached("detached")
-        return answer | times, fd
 
 
 @contextlib.contextmanager
@@ -146,26 +115,80 @@ def _first_in_the_queue() -> Iterator[None]:
             os.sched_setscheduler(0, before, os.sched_param(0))
 
 
-def _while_stopped(
-    request: dict[str, Any],
-    tracee: Tracee,
-    status: int,
-    pidfd: int,
-    machine: Machine,
-    around: Surroundings,
-    timer: Timer,
-    reached: Reached,
-) -> tuple[Answer, int]:
-    if request["do"] == "touch":  # what a stop costs that does nothing
-        return {}, -1
-    if is_filtered(status):
-        _suspend_filters(tracee)
-    timer.spare()
-    visit_ = Visit(tracee, machine, around, reached)
-    if request["do"] == "close":
-        return {"result": _close_copy(visit_, pidfd, request["fd"], request["mine"])}, -1
-    fd = visit_.take(pidfd)
-    return {"restores_itself": visit_.restores_itself, "notes": visit_.notes, "number": visit_.number}, fd
+class _Attempt:
+    """One thread, opened, seized, stopped, asked and detached."""
+
+    def __init__(self, request: dict[str, Any], machine: Machine, timer: Timer, reached: Reached) -> None:
+        self._request, self._machine, self._timer, self._reached = request, machine, timer, reached
+        self._tracee = Tracee(request["tid"], timer)
+        self._opened = contextlib.ExitStack()
+
+    def run(self) -> tuple[Answer, int]:
+        fd = -1
+        with self._opened:
+            status = self._open_status()
+            self._tracee.seize(_options(filters.is_filtered(status)))
+            self._reached("seized")
+            try:
+                try:
+                    pidfd, footing = self._look_around()
+                finally:  # whatever happened: only a stopped thread can be detached
+                    reach_ns = self._stop()
+                stopped = time.monotonic_ns()
+                answer, fd = self._while_stopped(status, pidfd, footing)
+                self._tracee.detach()
+            except BaseException:
+                self._give_up(fd)
+                raise
+            held_ns = time.monotonic_ns() - stopped
+            self._reached("detached")
+            return answer | {"reach_ns": reach_ns, "held_ns": held_ns}, fd
+
+    def _give_up(self, fd: int) -> None:
+        if fd >= 0:
+            os.close(fd)
+        with contextlib.suppress(ThreadEndedError):
+            self._tracee.detach()
+
+    def _open_status(self) -> int:
+        pid, tid = self._request["pid"], self._request["tid"]
+        status = os.open(f"/proc/{pid}/task/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        self._opened.callback(os.close, status)
+        return status
+
+    def _look_around(self) -> tuple[int, Footing]:
+        """After the seize and not before: exec is an event from then on, so this is the mm that the stop will find."""
+        pid = self._request["pid"]
+        pidfd = open_pidfd(pid, self._request["tid"])
+        self._opened.callback(os.close, pidfd)
+        self._tracee.open_memory(pid)
+        self._opened.callback(self._tracee.close)
+        footing = Footing(self._tracee, pid, self._machine)
+        self._opened.enter_context(_first_in_the_queue())
+        return pidfd, footing
+
+    def _stop(self) -> int:
+        """Interrupt, and wait for the stop; how long it took."""
+        began = time.monotonic_ns()
+        self._tracee.interrupt()
+        self._reached("interrupted")
+        first_stop(self._tracee)
+        reach_ns = time.monotonic_ns() - began
+        self._reached("stopped")
+        return reach_ns
+
+    def _while_stopped(self, status: int, pidfd: int, footing: Footing) -> tuple[Answer, int]:
+        request = self._request
+        if request["do"] == "touch":  # what a stop costs that does nothing
+            return {}, -1
+        if filters.is_filtered(status):  # once more: the filter may have come meanwhile, and it may kill
+            filters.suspend(self._tracee, _options(False))
+        self._timer.spare()
+        visit_ = Visit(self._tracee, self._machine, footing, self._reached)
+        if request["do"] == "close":
+            return {"result": _close_copy(visit_, pidfd, request["fd"], request["mine"])}, -1
+        fd = visit_.take(pidfd)
+        return {"restores_itself": visit_.restores_itself, "notes": visit_.notes, "number": visit_.number}, fd
 
 
 def _close_copy(visit_: Visit, pidfd: int, number: int, mine: int) -> int:
@@ -181,18 +204,3 @@ def _close_copy(visit_: Visit, pidfd: int, number: int, mine: int) -> int:
 
 def _options(filtered: bool) -> int:
     return PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | (PTRACE_O_SUSPEND_SECCOMP if filtered else 0)
-
-
-def is_filtered(status: int) -> bool:
-    """Whether the thread of an open ``status`` filters its system calls (seccomp)."""
-    text = os.pread(status, 1 << 14, 0)
-    at = text.find(_SECCOMP)
-    return at >= 0 and text[at + len(_SECCOMP) : at + len(_SECCOMP) + 1] != b"0"
-
-
-def _suspend_filters(tracee: Tracee) -> None:
-    """Once more, at the stop: the filter may have come meanwhile, and it may kill."""
-    try:
-        tracee.set_options(_options(True))
-    except OSError as error:
-        raise RefusedError("seccomp", error.errno or 0) from error

@@ -1,0 +1,35 @@
+"""What is read of a process before one of its threads is stopped, so that the stop is short: where calls can be made.
+
+Runs in the helper process too: nothing here may import NumPy.
+"""
+
+from __future__ import annotations
+
+from writewatch.kernel.ptrace import places
+from writewatch.kernel.ptrace.registers import X8664, Machine
+from writewatch.kernel.ptrace.tracing import Tracee
+
+
+class Footing:
+    """Where in a process its thread can be made to run a system call.
+
+    Attributes:
+        places: Its VMAs.
+        gadgets: Where a self-restoring call can be made; both None where none can.
+        site: A system call instruction, for the plain way; None where none was found.
+        why_plain: Why no frame will do, in words; empty where one will.
+    """
+
+    def __init__(self, tracee: Tracee, pid: int, machine: Machine) -> None:
+        self.places = places.read_places(pid, tracee.tid)
+        self.gadgets = places.Gadgets(None, None)
+        self.why_plain = ""
+        if not isinstance(machine, X8664):
+            self.why_plain = f"frames are not written on {machine.name}"
+        elif places.is_go(pid):
+            self.why_plain = "a goroutine's stack may be too small"
+        else:
+            self.gadgets = places.find_gadgets(tracee, self.places)
+            if None in self.gadgets:
+                self.why_plain = "the instructions it needs are nowhere in the process"
+        self.site = places.find_instruction(tracee, self.places, machine.instruction)
