@@ -108,6 +108,7 @@ def test_a_report_that_could_not_be_named_is_part_of_the_next(
 
 def test_attaching_that_fails_leaves_nothing_behind(target: Target) -> None:
     calls = FailingCalls()
+    watched(target, calls).close()  # what is opened once and kept is open now
     calls.arm(0, error(errno.ENOMEM))
     descriptors = set(os.listdir("/proc/self/fd"))
     with watched(target, calls):

@@ -24,7 +24,7 @@ _PT_LOAD: Final = 1
 _HEADER: Final = struct.Struct("<32xQ14xHH6x")
 #: p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align.
 _SEGMENT: Final = struct.Struct("<IIQQQQQQ")
-_MOST_BYTES: Final = 1 << 16
+_MOST_BYTES: Final = 4096  # linkers put the program headers behind the ELF header
 
 
 def span_of(head: bytes, page_size: int) -> int:

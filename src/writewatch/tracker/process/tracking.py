@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from dataclasses import replace
 from types import TracebackType
@@ -223,12 +224,13 @@ class ProcessTracker:
 
     def _deliver(self, seen: Sighting) -> ProcessWrites:
         mappings = self._session.mappings(seen)
+        ended_ns = seen.at_ns or time.monotonic_ns()
         writes = ProcessWrites(
             self.pid,
             self.command,
             self._epoch,
             self._started_ns,
-            seen.at_ns,
+            ended_ns,
             seen.layout.page_size,
             seen.written,
             mappings,
@@ -244,7 +246,7 @@ class ProcessTracker:
         self._session.backend.accept()
         self._told = []
         self._epoch += 1
-        self._started_ns = seen.at_ns
+        self._started_ns = ended_ns
         return writes
 
     # ---- children --------------------------------------------------------------------------------
