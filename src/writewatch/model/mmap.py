@@ -66,6 +66,9 @@ def mmap(
     unit = machine.huge_page_size if is_huge else machine.page_size
     length = length + unit - 1 & -unit
     vma = _new_vma(mm, prot, flags, opened, offset, is_huge=is_huge)
+    if opened is None and vma.file is not None:
+        # Compare mm/shmem.c:shmem_zero_setup(): the file behind it stays that long, also when the mapping grows.
+        vma.file.size = length
     start = _place(mm, addr, length, flags, unit)
     if is_huge:
         _reserve(mm, vma, length)
@@ -105,9 +108,9 @@ def _new_vma(mm: Mm, prot: int, flags: int, opened: OpenFile | None, offset: int
             raise failure(errno.EINVAL, "mmap")
         return Vma(0, 0, _file_flags(vm_flags, opened), opened.file, offset >> machine.page_shift)
     if is_huge:
-        return Vma(0, 0, vm_flags, machine.new_file(HUGETLB, "/anon_hugepage (deleted)", 1 << 62), 0)
+        return Vma(0, 0, vm_flags, machine.new_file(HUGETLB, "/anon_hugepage (deleted)"), 0)
     if shared:
-        return Vma(0, 0, vm_flags, machine.new_file(SHMEM, "/dev/zero (deleted)", 1 << 62), 0)
+        return Vma(0, 0, vm_flags, machine.new_file(SHMEM, "/dev/zero (deleted)"), 0)
     return Vma(0, 0, vm_flags, None, 0)
 
 
