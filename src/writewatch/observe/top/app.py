@@ -103,9 +103,7 @@ class Top(App[None]):
         self._source = source
         self.glyphs = glyphs or glyphs_here()
         self._picture = Picture(view, self.glyphs)
-        self._filter = Input(
-            placeholder="part of a name or kind; enter keeps it, esc clears it", compact=True
-        )
+        self._filter = Input(placeholder="part of a name or kind; enter keeps it, esc clears it")
 
     def compose(self) -> ComposeResult:
         """The picture, and the line for a filter that is shown when it is asked for."""
