@@ -71,6 +71,11 @@ class Layout:
         return tuple(vma for vma in self.vmas if self._is_wanted(vma))
 
     @functools.cached_property
+    def candidate_starts(self) -> frozenset[int]:
+        """Where they begin."""
+        return frozenset(vma.start for vma in self.candidates)
+
+    @functools.cached_property
     def left_out(self) -> tuple[Vma, ...]:
         """The others, ascending."""
         return tuple(vma for vma in self.vmas if not self._is_wanted(vma))

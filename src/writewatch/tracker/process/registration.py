@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from writewatch.abi.calls import Vma
 from writewatch.kernel.maps import parse_maps
@@ -37,6 +37,10 @@ REFUSALS: Final[dict[int, str]] = {
 NOT_OF_THE_KIND: Final = "of a kind that Linux does not register: not tracked"
 
 
+#: Mappings that no other interrupts, ascending.
+Groups: TypeAlias = tuple[tuple[Vma, ...], ...]
+
+
 def why_refused(number: int) -> str:
     """A sentence for the errno of a refused registration."""
     return REFUSALS.get(number, NOT_OF_THE_KIND)
@@ -51,7 +55,7 @@ class Registered:
         refused: Mappings that are not, with the errno.
     """
 
-    groups: tuple[tuple[Vma, ...], ...]
+    groups: Groups
     refused: dict[Vma, int]
 
 
@@ -67,10 +71,23 @@ class Registration:
         self._uffd = uffd
         self._files = files
         self._refused: dict[Vma, int] = {}
+        self._grouped: tuple[Layout, frozenset[int], Groups] | None = None  # the last answer of _groups
 
-    def groups_to_try(self, layout: Layout) -> list[list[Vma]]:
+    def groups_to_try(self, layout: Layout) -> Groups:
         """What ``renew`` would register in one call each."""
-        return unbroken(layout.vmas, _starts_without(layout, self._refused))
+        return self._groups(layout, self._refused)
+
+    def _groups(self, layout: Layout, others: dict[Vma, int]) -> Groups:
+        """The mappings to register, but for some, in groups that no other interrupts.
+
+        The same tuple as the last time when nothing has changed: most rounds find the mappings as they were.
+        """
+        left_out = frozenset(vma.start for vma in others)
+        if self._grouped is None or self._grouped[0] is not layout or self._grouped[1] != left_out:
+            starts = layout.candidate_starts - left_out
+            groups = tuple(tuple(group) for group in unbroken(layout.vmas, starts))
+            self._grouped = layout, left_out, groups
+        return self._grouped[2]
 
     def is_taken(self, layout: Layout) -> bool:
         """Whether another watcher is at work. It has the stack too, which a program hardly registers by itself.
@@ -90,8 +107,7 @@ class Registration:
         for group in self.groups_to_try(layout):
             self._register(group, failed)
         self._refused = self._judge(layout, failed)
-        groups = unbroken(layout.vmas, _starts_without(layout, self._refused | failed))
-        return Registered(tuple(tuple(group) for group in groups), dict(self._refused))
+        return Registered(self._groups(layout, self._refused | failed), dict(self._refused))
 
     def _judge(self, layout: Layout, failed: dict[Vma, int]) -> dict[Vma, int]:
         """Which mappings are refused: those of earlier rounds that still are, and new ones that are still there.
@@ -161,9 +177,3 @@ class Registration:
             # EINVAL: unmapped or replaced this moment. ENOMEM: the mm is gone, and all registrations with it.
             if error.errno not in (errno.EINVAL, errno.ENOMEM, errno.ESRCH):
                 raise
-
-
-def _starts_without(layout: Layout, others: dict[Vma, int]) -> frozenset[int]:
-    """Where the mappings begin that are to be registered, but for some."""
-    starts = {vma.start for vma in others}  # hashing a number costs a tenth of hashing a Vma
-    return frozenset(vma.start for vma in layout.candidates if vma.start not in starts or vma not in others)

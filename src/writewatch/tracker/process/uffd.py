@@ -175,10 +175,9 @@ class UffdProcess:
 
     def _untracked(self, registered: Registered) -> dict[Vma, str]:
         refused = {vma: why_refused(number) for vma, number in registered.refused.items()}
-        return refused | {
-            vma: _HANGS if vma.start in self._layout.excluded else NOT_OF_THE_KIND
-            for vma in self._layout.left_out
-        }
+        excluded = self._layout.excluded
+        left_out = self._layout.left_out
+        return refused | {vma: _HANGS if vma.start in excluded else NOT_OF_THE_KIND for vma in left_out}
 
     def _give_back(self, groups: Sequence[Sequence[Vma]]) -> None:
         """Mark as written again what was protected in a mapping that somebody else registered in between."""

@@ -117,6 +117,7 @@ class Walker:
         self._tells_empty = tells_empty
         self._returned = _RETURNED | self._guard_category()
         self.walk = Walk()
+        self._planned: tuple[object, list[Piece]] | None = None  # of the groups of the last round
         self._under_way: tuple[int, int] | None = None  # protecting, report not kept yet
 
     def _guard_category(self) -> int:
@@ -134,7 +135,7 @@ class Walker:
         lost, self._under_way = self._under_way, None
         return lost
 
-    def run(self, groups: Iterable[Sequence[Vma]], held: Runs, *, thorough: bool) -> None:
+    def run(self, groups: Sequence[Sequence[Vma]], held: Runs, *, thorough: bool) -> None:
         """Scan everything; ``walk`` has what was found, also when this raises.
 
         Args:
@@ -146,9 +147,10 @@ class Walker:
             MmGoneError: There is nothing to scan any more.
         """
         thorough = thorough or not self._tells_empty
-        for group in groups:
-            for piece in pieces(group):
-                self._scan_piece(piece, Manner.WHOLE if thorough else piece.manner, held)
+        if self._planned is None or self._planned[0] is not groups:
+            self._planned = groups, [piece for group in groups for piece in pieces(group)]
+        for piece in self._planned[1]:
+            self._scan_piece(piece, Manner.WHOLE if thorough else piece.manner, held)
 
     def unregistered(self, start: int, end: int) -> Words:
         """Regions of a range that are there, in mappings that nobody has registered. Protects nothing."""
