@@ -112,8 +112,10 @@ class Executor:
 
     def do_page_out(self, page: int, n: int) -> None:
         self._write_back()
-        self._calls.page_out(address(page), n * PAGE)
-        self._read_again()
+        try:
+            self._calls.page_out(address(page), n * PAGE)
+        finally:  # ENOMEM comes after everything else was done
+            self._read_again()
 
     def do_mremap(self, page: int, old: int, new: int, flags: int, target: int) -> int:
         moved = self._calls.mremap(address(page), old * PAGE, new * PAGE, flags, address(target))
