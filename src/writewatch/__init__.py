@@ -31,12 +31,12 @@ from writewatch.pages import AddrRange
 from writewatch.tracker.allocate import allocate
 from writewatch.tracker.api import Consumer, Statistics, Tracker, track
 from writewatch.tracker.dirty import DirtySet
-from writewatch.tracker.process.api import attach
-from writewatch.tracker.process.tracking import ProcessTracker
-from writewatch.tracker.process.writes import ProcessWrites
 
 if TYPE_CHECKING:
+    from writewatch.tracker.process.api import attach
     from writewatch.tracker.process.launching import launch
+    from writewatch.tracker.process.tracking import ProcessTracker
+    from writewatch.tracker.process.writes import ProcessWrites
 
 __version__ = "0.1.0"
 
@@ -85,18 +85,22 @@ __all__ = [
 ]
 
 
+#: What few programs need is imported when it is asked for: the model is large, other processes bring sockets, and
+#: a profile brings pictures.
+_ON_USE = {
+    "ProcessTracker": "writewatch.tracker.process.tracking",
+    "ProcessWrites": "writewatch.tracker.process.writes",
+    "attach": "writewatch.tracker.process.api",
+    "launch": "writewatch.tracker.process.launching",
+    "profile": "writewatch.observe.profile.result",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # The model is large and few programs simulate a kernel: imported when it is asked for.
+    import importlib
+
     if name == "model":
-        import importlib
-
         return importlib.import_module("writewatch.model")
-    if name == "launch":  # it brings sockets and processes
-        from writewatch.tracker.process.launching import launch
-
-        return launch
-    if name == "profile":  # it brings processes and pictures
-        from writewatch.observe.profile.result import profile
-
-        return profile
+    if name in _ON_USE:
+        return getattr(importlib.import_module(_ON_USE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
