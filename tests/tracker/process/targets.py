@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import array
 import ast
+import atexit
 import contextlib
 import functools
 import mmap
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -158,6 +160,7 @@ def reported(writes: ProcessWrites, start: int, n_pages: int) -> list[int]:
 def compiled(source: pathlib.Path) -> pathlib.Path:
     """A C program, compiled once a session."""
     directory = pathlib.Path(tempfile.mkdtemp(prefix="writewatch-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     program = directory / source.stem
     try:
         subprocess.run(["gcc", "-O2", "-pthread", "-o", program, source], check=True)
