@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from writewatch.kernel.ptrace.threads import Thread, read_threads
@@ -155,8 +154,12 @@ def frozen_by(pid: int) -> str | None:
 
 def children_of(pid: int) -> list[int]:
     """Children of all threads of a process, as far as they can be listed."""
-    listed = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(word) for path in listed for word in (read_text(str(path)) or "").split()]
+    try:
+        tids = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    listed = (read_text(f"/proc/{pid}/task/{tid}/children") or "" for tid in tids)
+    return [int(word) for line in listed for word in line.split()]
 
 
 def _a_child(pid: int) -> int | None:

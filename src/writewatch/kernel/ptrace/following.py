@@ -84,6 +84,8 @@ class Program:
         self._leaving_exec: set[int] = set()
         self._held: set[int] = set()
         self._root = 0
+        self._started = False
+        self._early_end: int | None = None
 
     # ---- its life ----------------------------------------------------------------------------------------
 
@@ -124,10 +126,13 @@ class Program:
         poller.register(told, select.POLLIN)
         while self._serve_waits() and not self._held and not poller.poll(1):
             pass  # until it stops at the exit of execve, says why there is none, or dies
+        self._started = True
         number = 0 if self._held else starting.errno_of_exec(told)
         os.close(told)
         if number:
             self._tell({"event": "failed", "what": "exec", "errno": number})
+        elif self._early_end is not None:
+            self._ended(self._root, self._early_end)
         return not number
 
     # ---- the owner ---------------------------------------------------------------------------------------
@@ -193,6 +198,9 @@ class Program:
         return number.value
 
     def _ended(self, tid: int, status: int) -> None:
+        if tid == self._root and not self._started:  # why it could not exec is said first
+            self._early_end = status
+            return
         for group in (self._threads, self._leaving_exec, self._held):
             group.discard(tid)
         if tid in self._processes or tid == self._root:
