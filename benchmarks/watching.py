@@ -159,9 +159,18 @@ class Watcher:
         self._thread = threading.Thread(target=self._watch)
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._tracker.budget.period_s(self._wanted_s)):
+        while not self._waited():
             self.pages += self._tracker.collect().n_pages
             self.epochs += 1
+
+    def _waited(self) -> bool:
+        """Until the next collect is due; True when the slice is over."""
+        left = self._tracker.budget.period_s(self._wanted_s)
+        while left > 0:
+            if self._stop.wait(left):
+                return True
+            left = self._tracker.put_off_s()
+        return False
 
     def __enter__(self) -> Watcher:
         self._thread.start()

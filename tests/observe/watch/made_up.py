@@ -88,6 +88,7 @@ class MadeUpTracker:
         self.budget = budget or MadeUpBudget()
         self.now = 100.0
         self.waits: list[float] = []
+        self.put_offs: list[float] = []  # what the budget says when a round is due
         self.closed = False
         self._epochs = list(epochs)
         self._exit_status = exit_status
@@ -104,6 +105,9 @@ class MadeUpTracker:
             self.state = "exited"
             raise TrackingLostError(f"process {self.pid} has exited")
         return self._epochs.pop(0)
+
+    def put_off_s(self) -> float:
+        return self.put_offs.pop(0) if self.put_offs else 0.0
 
     def wait(self, timeout_s: float) -> bool:
         self.waits.append(timeout_s)

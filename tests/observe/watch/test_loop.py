@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.observe.watch.made_up import MadeUpBudget, MadeUpTracker, epoch, mapping
 from writewatch.observe.watch import book as book_module
 from writewatch.observe.watch.book import Book
@@ -79,3 +81,11 @@ def test_of_many_ended_processes_those_that_wrote_most_are_kept() -> None:
     assert len(kept) == book_module.MOST_ENDED
     assert not {1, 2, 3} & set(kept)
     assert (book.n_forgotten, book.n_forgotten_pages) == (3, 6)
+
+
+def test_a_round_that_is_due_is_put_off_while_the_budget_says_so() -> None:
+    one = tracker(n=2)
+    one.put_offs = [3.0, 0.001]
+    rounds = list(watch(one, 2.0, clock=one.clock))
+    assert [writes.epoch for (writes,) in rounds] == [0, 1]
+    assert one.waits == pytest.approx([2.0, 3.0, 0.05, 2.0])

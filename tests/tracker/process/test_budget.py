@@ -99,3 +99,15 @@ def test_an_interval_that_is_none_is_refused(wanted: float) -> None:
 def test_it_says_what_it_is() -> None:
     assert repr(after((1, 100_000))) == "<Budget 5.0% of one core, now about 10.0%>"
     assert repr(Budget(None)) == "<Budget none of one core, now about 0.0%>"
+
+
+def test_a_look_that_is_due_is_put_off_until_the_faults_so_far_are_paid_for() -> None:
+    # Nothing is known yet: 100,000 faults of 1 µs in the first second are paid for after two.
+    assert Budget(0.05, fault_ns=1000).put_off_s(1.0, 100_000) == pytest.approx(1)
+    assert Budget(0.05, fault_ns=1000).put_off_s(2.5, 100_000) == 0
+    assert after((1, 100)).put_off_s(1.0, 1_000_000) == pytest.approx(19)
+
+
+def test_nothing_is_put_off_without_a_limit_or_for_ever() -> None:
+    assert after((1, 100), share=None).put_off_s(1.0, 10**9) == 0
+    assert after((1, 100)).put_off_s(1.0, 10**9) == pytest.approx(299)

@@ -348,3 +348,26 @@ def test_a_sparse_gigabyte_keeps_its_page_tables(target: Target, tracker: ww.Pro
         tracker.collect()
         target.run(f"poke({start}, 0)")
     assert vm_lines(target.pid, "VmPTE")["VmPTE"] - before <= 32 * PAGE
+
+
+def test_asking_how_long_to_put_off_counts_first_writes_and_changes_nothing(target: Target) -> None:
+    n = 4096  # the interpreter writes some of its own
+    with ww.attach(target.pid, budget=1e-9) as tracker:
+        start = target.memory(n)
+        target.run(f"poke({start}, *range({n}))")
+        tracker.collect()
+        fresh = target.memory(n)
+        target.run(f"poke({start}, *range(0, {n}, 2)); poke({fresh}, *range({n}))")
+        assert n // 2 <= tracker._session.backend.n_faults_so_far() < n
+        assert tracker.put_off_s() > 0
+        writes = tracker.collect()
+        assert reported(writes, start, n) == list(range(0, n, 2))
+        assert reported(writes, fresh, n) == list(range(n))
+    assert tracker.put_off_s() == 0
+
+
+def test_without_a_budget_nothing_is_put_off(target: Target) -> None:
+    with ww.attach(target.pid, budget=None) as tracker:
+        start = target.memory(64)
+        target.run(f"poke({start}, *range(64))")
+        assert tracker.put_off_s() == 0

@@ -64,7 +64,10 @@ def _watch(tracker: ProcessTracker, connection: socket.socket, interval_s: float
     kept = Kept(interval_s)
     stopped = False
     while not stopped:
-        stopped = bool(select.select([connection], [], [], tracker.budget.period_s(kept.interval_s))[0])
+        left = tracker.budget.period_s(kept.interval_s)
+        while left > 0 and not stopped:
+            stopped = bool(select.select([connection], [], [], left)[0])
+            left = tracker.put_off_s()
         try:
             kept.add(tracker.collect())
         except TrackingLostError:

@@ -63,6 +63,10 @@ class Watched(Protocol):
         """What was written since the last collect; TrackingLostError when there is nothing more to tell."""
         ...
 
+    def put_off_s(self) -> float:
+        """Seconds by which the budget asks to put off a collect that is due; 0 when it may be now."""
+        ...
+
     def wait(self, timeout_s: float) -> bool:
         """Sleep, or until the process has ended, which is True."""
         ...

@@ -16,6 +16,8 @@ from writewatch.tracker.process.writes import ProcessWrites
 
 #: How soon a loop that can be stopped notices it.
 _PATIENCE_S: Final = 0.1
+#: A round is not put off by less.
+_LEAST_S: Final = 0.05
 
 
 def watch(
@@ -45,6 +47,11 @@ def watch(
         # would mean nothing.
         due = max(due + period, clock() + period / 2)
         ended = _wait(tracker, due, clock, stopped)
+        while not ended and (late := put_off_s(tracker)) > 0:
+            due = clock() + max(late, _LEAST_S)
+            ended = _wait(tracker, due, clock, stopped)
+            if stopped is not None and stopped():
+                break
         if stopped is not None and stopped():
             return
         yield collect_all(tracker)
@@ -66,6 +73,11 @@ def family(tracker: Watched) -> Iterator[Watched]:
 def period_s(tracker: Watched, interval_s: float) -> float:
     """The longest interval that the budget of one of the processes asks for."""
     return max(one.budget.period_s(interval_s) for one in family(tracker))
+
+
+def put_off_s(tracker: Watched) -> float:
+    """Seconds by which the budget of one of the processes wants a round that is due put off."""
+    return max(one.put_off_s() for one in family(tracker))
 
 
 def cost_share(tracker: Watched) -> float:

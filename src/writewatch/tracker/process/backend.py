@@ -60,6 +60,16 @@ class ProcessBackend(Protocol):
         """
         ...
 
+    def n_faults_so_far(self) -> int:
+        """Faults that the watching has cost the program since the last look; 0 where that cannot be told.
+
+        It changes nothing.
+
+        Raises:
+            MmGoneError: There is nothing to look at any more.
+        """
+        ...
+
     @property
     def sighting(self) -> Sighting:
         """What waits to be accepted."""

@@ -7,8 +7,10 @@ share is
 
     period = max(wanted, (F × fault + walk) / share)
 
-F is the larger of the last epoch's and a mean over some epochs: a burst lengthens the period at once, and one quiet
-epoch does not shorten it again. The mean is over what the same memory would cost however long the epoch is; a
+F is the larger of the last epoch's and a mean over some epochs: one quiet epoch does not shorten the period again. A
+burst, and the first epoch, of which nothing is known beforehand, are found when the epoch would end: what was
+written so far is counted, which protects nothing and so costs the program nothing, and a look that would break the
+budget is put off. The mean is over what the same memory would cost however long the epoch is; a
 program that writes ever new memory pays nothing for us, since pages that were not there are not protected.
 """
 
@@ -95,6 +97,19 @@ class Budget:
             last_s = self.latest.n_faults * self._fault_s + self.latest.scan_s
             needed = min(max(last_s, self._mean_s) / self.share, _LONGEST_S)
         return max(wanted, needed) * self.stretch
+
+    def put_off_s(self, elapsed_s: float, n_faults: int) -> float:
+        """Seconds by which to put a look off that is due.
+
+        Args:
+            elapsed_s: Since the last one.
+            n_faults: First writes to protected pages since then.
+        """
+        if self.share is None:
+            return 0.0
+        scan_s = 0.0 if self.latest is None else self.latest.scan_s
+        needed = (n_faults * self._fault_s + scan_s) / self.share * self.stretch
+        return max(0.0, min(needed, _LONGEST_S) - elapsed_s)
 
     @property
     def cost_share(self) -> float:

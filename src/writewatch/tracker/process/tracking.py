@@ -249,6 +249,17 @@ class ProcessTracker:
         self._started_ns = ended_ns
         return writes
 
+    def put_off_s(self) -> float:
+        """Seconds by which the budget asks to put off a collect that is due, because of what was written meanwhile."""
+        with self._lock:
+            if self._closed or self._lost_because:
+                return 0.0
+            try:
+                n_faults = self._session.backend.n_faults_so_far()
+            except MmGoneError:
+                return 0.0
+            return self.budget.put_off_s((time.monotonic_ns() - self._started_ns) / 1e9, n_faults)
+
     # ---- children --------------------------------------------------------------------------------
 
     def _look_for_children(self) -> None:

@@ -32,8 +32,9 @@ from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_UN
 from writewatch.errors import AttachError
 from writewatch.kernel.bugs import HUGETLB_HOLE_DEADLOCK, running_release
 from writewatch.kernel.maps import read_smaps
+from writewatch.kernel.pagemap import PartialScanError
 from writewatch.kernel.userfaultfd import Userfaultfd
-from writewatch.pages import Runs, intersection, no_runs, normalise, union
+from writewatch.pages import Runs, intersection, no_runs, normalise, total, union
 from writewatch.tracker.process.accounting import Findings, Look, clipped, findings
 from writewatch.tracker.process.backend import Sighting
 from writewatch.tracker.process.layout import Layout
@@ -93,6 +94,7 @@ class UffdProcess:
         self._layout = Layout(b"", (), calls.page_size)
         self._kept = _Kept(Sighting(self._layout))
         self._fresh = no_runs()
+        self._groups: Sequence[Sequence[Vma]] = ()  # of the last round
         self._avoid_hugetlb = HUGETLB_HOLE_DEADLOCK.affects(running_release())
 
     # ---- the face --------------------------------------------------------------------------------
@@ -129,6 +131,7 @@ class UffdProcess:
         layout = self._layout = self._read_layout()
         self._fresh = self._unregistered(layout)
         registered = self._registration.renew(layout)
+        self._groups = registered.groups
         at_ns = time.monotonic_ns()
         try:
             self._walker.run(registered.groups, self._kept.held, thorough=bool(len(doubted)))
@@ -142,6 +145,13 @@ class UffdProcess:
                 scan_ns=self.sighting.scan_ns + time.perf_counter_ns() - began,
             )
             self._keep(seen, doubted)
+
+    def n_faults_so_far(self) -> int:
+        """Pages that held data when they were protected, and are not protected any more."""
+        try:
+            return total(intersection(self._walker.written(self._groups), self._kept.held))
+        except PartialScanError:
+            return 0  # a mapping that went away; the next look tells
 
     def close(self) -> None:
         """Unregister everything, then close: another process may hold a copy of the descriptor."""

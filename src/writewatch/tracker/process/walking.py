@@ -157,6 +157,13 @@ class Walker:
         bit = PAGE_IS_WPALLOWED
         return self._ask(start, end, mask=bit, inverted=bit, anyof=_THERE, returned=0)
 
+    def written(self, groups: Sequence[Sequence[Vma]]) -> Runs:
+        """Pages that are there and not protected, in groups as of ``run()``. Protects nothing."""
+        mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN
+        spans = ((group[0].start, group[-1].end) for group in groups)
+        found = [self._ask(start, end, mask=mask, anyof=_THERE, returned=0) for start, end in spans]
+        return pages_of(found, self._page_size)
+
     # ---- one piece -------------------------------------------------------------------------------
 
     def _scan_piece(self, piece: Piece, manner: Manner, held: Runs) -> None:
