@@ -10,8 +10,9 @@ from typing import Any
 from tests.observe.watch.made_up import epoch, mapping
 from writewatch.observe.reporters.screen import UNICODE, Glyphs
 from writewatch.observe.top.app import Top
+from writewatch.observe.top.facts import Facts, Member
 from writewatch.observe.top.feed import News
-from writewatch.observe.top.view import Facts, Member, View
+from writewatch.observe.top.view import View
 from writewatch.tracker.process.writes import Mapping, ProcessWrites
 
 HEAP = mapping("[heap]", 0x5581D2A10, 0x5581D2A10 + 9000, "heap")

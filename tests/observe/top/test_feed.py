@@ -8,8 +8,8 @@ import pytest
 
 from tests.observe.watch.made_up import MadeUpTracker, epoch, mapping
 from writewatch.errors import AttachError, TrackingLostError
+from writewatch.observe.top.facts import Member
 from writewatch.observe.top.feed import Feed, News
-from writewatch.observe.top.view import Member
 
 HEAP = mapping("[heap]", 100, 200, "heap")
 

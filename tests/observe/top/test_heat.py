@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tests.observe.top.made_up_screens import FACTS, HEAP, epochs, filled, first
 from tests.observe.watch.made_up import epoch, mapping, runs
 from writewatch.observe.top import history as history_module
+from writewatch.observe.top.facts import Member
 from writewatch.observe.top.heat import Band, Heat, draw, legend, parts, thresholds, whole
 from writewatch.observe.top.history import History
-from writewatch.observe.top.view import Member, View
+from writewatch.observe.top.view import View
 from writewatch.observe.watch.account import Account
 from writewatch.pages import expand
 

@@ -14,7 +14,8 @@ import pytest
 
 from tests.observe.top.made_up_screens import FACTS, epochs, filled, news, running, text_of
 from writewatch.observe.reporters.screen import ASCII, UNICODE, Glyphs
-from writewatch.observe.top.view import Facts, Member, View
+from writewatch.observe.top.facts import Facts, Member
+from writewatch.observe.top.view import View
 
 FOLDER = Path(__file__).with_name("screens")
 SMALL, LARGE = (80, 24), (120, 40)

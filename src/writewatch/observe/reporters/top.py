@@ -13,8 +13,9 @@ from rich.text import Text
 from writewatch.observe.reporters.heatmap import LABEL_WIDTH, heatmap
 from writewatch.observe.reporters.screen import Glyphs, cursor, first_row, fitted, padded, sparkline
 from writewatch.observe.reporters.units import count_text, rate_text, share_text, shortened, size_text
+from writewatch.observe.top.facts import Member
 from writewatch.observe.top.heat import Heat
-from writewatch.observe.top.view import Member, View
+from writewatch.observe.top.view import View
 from writewatch.observe.watch.ages import WINDOWS_S
 from writewatch.observe.watch.figures import MappingFigures, ProcessFigures, labels
 

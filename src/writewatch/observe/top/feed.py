@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from writewatch.errors import WriteWatchError
-from writewatch.observe.top.view import Facts, Member
+from writewatch.observe.top.facts import Facts, Member
 from writewatch.observe.watch.face import Watched
 from writewatch.observe.watch.loop import cost_share, period_s, watch
 from writewatch.tracker.process.writes import ProcessWrites

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from writewatch.observe.top import heat
+from writewatch.observe.top.facts import Facts, Member
 from writewatch.observe.top.heat import Band, Heat
 from writewatch.observe.top.history import History
 from writewatch.observe.watch.book import Book
@@ -26,33 +27,6 @@ SORTS: Final[dict[str, Callable[[MappingFigures], Any]]] = {
     "mapping": lambda one: one.mapping.name.casefold(),
     "address": lambda one: one.mapping.start,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A process in the tree: how deep it lies below the first one, and whether it still runs."""
-
-    pid: int
-    depth: int
-    command: str
-    runs: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of the watching itself.
-
-    Attributes:
-        interval_s: Wanted seconds between collects.
-        period_s: What the budget makes of it.
-        cost_share: Share of one core, estimated.
-        reason: Why this backend.
-    """
-
-    interval_s: float = 1.0
-    period_s: float = 1.0
-    cost_share: float = 0.0
-    reason: str = ""
 
 
 @dataclass
