@@ -50,6 +50,7 @@ class Run:
             self.steps += SESSION
             seed += 1
             self._report(steps)
+            machine.refill_pool()
         return None
 
     def _report(self, steps: int) -> None:
