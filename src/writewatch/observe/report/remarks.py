@@ -70,6 +70,8 @@ def _events(findings: Findings) -> Iterator[str]:
     for event in findings.events[:_MOST_EVENTS]:
         who = f"{event.pid}: " if several and event.pid else ""
         seconds = max(0, event.to_ns - int(findings.columns.edges_ns[0])) / 1e9
-        yield f"At {seconds_text(seconds, 0.1)}, {who}{event.text.rstrip('.')}."
+        lasted = f" to {seconds_text(seconds, 0.1)}" if event.to_ns > event.from_ns else ""
+        begin = seconds_text(max(0, event.from_ns - int(findings.columns.edges_ns[0])) / 1e9, 0.1)
+        yield f"{'From' if lasted else 'At'} {begin}{lasted}, {who}{event.text.rstrip('.')}."
     if len(findings.events) > _MOST_EVENTS:
         yield f"And {count_text(len(findings.events) - _MOST_EVENTS)} more events are in the trace."

@@ -20,7 +20,7 @@ def progress_line(target: str, tally: Tally, trace_bytes: int) -> str:
 def sentence(target: str, trace: Path, tally: Tally, trace_bytes: int) -> str:
     """What was recorded, and what to do with it."""
     if not tally.n_rounds:
-        return f"{target} ended before anything could be recorded"
+        return f"{target} ended before its first epoch, so there is no trace; give a shorter --interval"
     rate = rate_text(tally.n_bytes / tally.seconds if tally.seconds else 0.0)
     processes = f" by {len(tally.pids)} processes" if len(tally.pids) > 1 else ""
     return (

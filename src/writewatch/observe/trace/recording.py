@@ -8,6 +8,7 @@ segment is complete in itself.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -73,16 +74,18 @@ class Recording:
     def block(self, writes: Sequence[ProcessWrites]) -> Block:
         """What one round of collects said. A process that is not in it any more has ended."""
         present = {one.pid for one in writes}
-        ended = [self._end(pid) for pid in sorted(self._processes.keys() - present)]
+        # Without a round there is nothing that says when it is.
+        now_ns = max((one.ended_ns for one in writes), default=None) or time.monotonic_ns()
+        ended = [self._end(pid, now_ns - self._began_ns) for pid in sorted(self._processes.keys() - present)]
         blocks = [Block(self._words, events=tuple(ended)), *(self._of_process(one) for one in writes)]
         return joined(blocks)
 
-    def _end(self, pid: int) -> Event:
+    def _end(self, pid: int, now_ns: int) -> Event:
         process = self._processes.pop(pid)
         # A process id may come back: a program and an epoch of it are never used twice.
         self._used[pid] = process.program + 1, process.n_epochs
-        at_ns = process.seen_ns
-        return Event("exit", pid, at_ns, at_ns, "ended, or is not watched any more")
+        text = "ended, or is not watched any more; what it wrote after its last epoch is not in the trace"
+        return Event("exit", pid, process.seen_ns, max(now_ns, process.seen_ns), text)
 
     def _of_process(self, writes: ProcessWrites) -> Block:
         process = self._processes.get(writes.pid)

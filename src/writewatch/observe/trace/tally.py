@@ -24,14 +24,14 @@ class Tally:
     n_bytes: int = 0
     exact: bool = True
     pids: dict[int, str] = field(default_factory=dict)
-    _from_ns: int = 0
+    _from_ns: int | None = None
     _to_ns: int = 0
 
     def add(self, writes: Sequence[ProcessWrites]) -> None:
         """One round."""
         self.n_rounds += bool(writes)
         for one in writes:
-            self._from_ns = self._from_ns or one.started_ns
+            self._from_ns = one.started_ns if self._from_ns is None else self._from_ns
             self._to_ns = max(self._to_ns, one.ended_ns)
             self.n_pages += one.n_pages
             self.n_bytes += one.n_bytes
@@ -41,4 +41,4 @@ class Tally:
     @property
     def seconds(self) -> float:
         """From the beginning of the first epoch to the end of the last."""
-        return (self._to_ns - self._from_ns) / 1e9
+        return 0.0 if self._from_ns is None else (self._to_ns - self._from_ns) / 1e9

@@ -99,6 +99,8 @@ class TraceWriter:
         """
         block = self._recording.block(writes)
         block = replace(block, events=(*block.events, *events))
+        if not len(block.epochs) and not block.events:
+            return
         try:
             self._open.write(block)
             self._blocks.append(block)
