@@ -58,6 +58,17 @@ def test_a_failure_is_a_sentence(error: Exception, monkeypatch: pytest.MonkeyPat
     assert sentence == f"Watching redis-server (4711) failed: {error}."
 
 
+def test_an_error_of_our_own_ends_the_picture_and_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = QuickTracker(epochs(3))
+    monkeypatch.setattr(tracker, "collect", lambda: 1 // 0)
+    told: queue.SimpleQueue[object] = queue.SimpleQueue()
+    feed = Feed(tracker, 0.001)
+    feed.start(told.put, told.put)
+    assert str(told.get(timeout=20)).startswith("Watching redis-server (4711) failed: ZeroDivisionError(")
+    feed.stop()
+    assert isinstance(feed.error, ZeroDivisionError)
+
+
 def test_another_program_that_is_not_followed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = QuickTracker(epochs(3))
 

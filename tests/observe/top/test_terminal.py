@@ -28,11 +28,11 @@ while True:
 """
 
 
-def until(condition: Callable[[], object], what: str) -> None:
+def until(condition: Callable[[], object], what: str, told: Callable[[], str] = str) -> None:
     """Asks again and again; a machine may be slow, and only a failure takes long."""
     ends = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < ends, f"{what} did not happen"
+        assert time.monotonic() < ends, f"{what} did not happen; there is:\n{told()}"
 
 
 class Terminal:
@@ -53,6 +53,10 @@ class Terminal:
     @property
     def text(self) -> str:
         return self._tmux("capture-pane", "-p", "-t", "top")
+
+    def until(self, condition: Callable[[str], object], what: str) -> None:
+        """Look until the screen is as it should be."""
+        until(lambda: condition(self.text), what, lambda: self.text)
 
     def press(self, *keys: str) -> None:
         self._tmux("send-keys", "-t", "top", *keys)
@@ -87,25 +91,25 @@ def test_a_live_redis_on_a_terminal(redis: subprocess.Popen[bytes], tmp_path: Pa
     command = [sys.executable, "-m", "writewatch", "top", str(redis.pid), "--interval", "0.1"]
     terminal = Terminal(tmp_path, command, LC_ALL="C.UTF-8", TERM="screen-256color")
     try:
-        until(lambda: "█" in terminal.text, "a heatmap")
+        terminal.until(lambda text: "█" in text, "a heatmap")
         lines = terminal.text.splitlines()
         assert lines[0].startswith(f"redis-server ({redis.pid})")
         assert "uffd-wp, every 0.1" in lines[0]
         assert lines[1].startswith("writes ")
         assert lines[-1].startswith("q quit  space pause")
         terminal.press("Enter")
-        until(lambda: "a row" in terminal.text, "zooming in")
+        terminal.until(lambda text: "a row" in text, "zooming in")
         terminal.press("Escape")
-        until(lambda: "writes by address" in terminal.text, "zooming out")
+        terminal.until(lambda text: "writes by address" in text, "zooming out")
         terminal.press("?")
-        until(lambda: terminal.text.startswith("KEYS"), "help")
+        terminal.until(lambda text: text.startswith("KEYS"), "help")
         terminal.press("Escape")
-        until(lambda: "writes by address" in terminal.text, "leaving the help")
+        terminal.until(lambda text: "writes by address" in text, "leaving the help")
         redis.kill()
-        until(lambda: "This is the last picture; q leaves." in terminal.text, "noticing the end")
+        terminal.until(lambda text: "This is the last picture; q leaves." in text, "noticing the end")
         assert "writes by address" in terminal.text
         terminal.press("q")
-        until(lambda: f"redis-server ({redis.pid}) has ended." in terminal.text, "leaving")
+        terminal.until(lambda text: f"redis-server ({redis.pid}) has ended." in text, "leaving")
     finally:
         terminal.close()
 
@@ -116,10 +120,10 @@ def test_a_plain_terminal_gets_ascii_and_redis_goes_on(
     command = [sys.executable, "-m", "writewatch", "top", str(redis.pid), "--interval", "0.1"]
     terminal = Terminal(tmp_path, command, LC_ALL="C", TERM="vt100", NO_COLOR="1")
     try:
-        until(lambda: "@" in terminal.text, "a heatmap")
+        terminal.until(lambda text: "@" in text, "a heatmap")
         assert terminal.text.isascii()
         terminal.press("q")
-        until(lambda: "Pane is dead" in terminal.text, "leaving")
+        terminal.until(lambda text: "Pane is dead" in text, "leaving")
         assert redis.poll() is None
     finally:
         terminal.close()

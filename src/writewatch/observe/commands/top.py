@@ -79,6 +79,9 @@ def _live(tracker: Any, interval: float, is_plain: bool) -> None:
     from writewatch.observe.top.view import View
 
     view = View(tracker.pid)
-    Top(view, Feed(tracker, interval), ASCII if is_plain else glyphs_here()).run()
+    feed = Feed(tracker, interval)
+    Top(view, feed, ASCII if is_plain else glyphs_here()).run()
+    if feed.error is not None:
+        raise feed.error
     if view.ended:
         click.echo(view.ended)

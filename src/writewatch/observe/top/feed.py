@@ -53,11 +53,15 @@ class Feed:
     Args:
         tracker: Stays the caller's.
         interval_s: Wanted seconds between two collects.
+
+    Attributes:
+        error: An error of our own making that ended it, for whoever closes the screen to raise; None otherwise.
     """
 
     def __init__(self, tracker: Watched, interval_s: float) -> None:
         self._tracker = tracker
         self._interval_s = interval_s
+        self.error: Exception | None = None
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -81,6 +85,11 @@ class Feed:
                 tell(News(round_, tuple(members(self._tracker)), self._facts()))
         except (WriteWatchError, OSError) as error:
             end(f"Watching {who} failed: {error}.")
+            return
+        except Exception as error:
+            # In a thread below a screen nobody would see it, and the picture would seem to be alive.
+            self.error = error
+            end(f"Watching {who} failed: {error!r}.")
             return
         if not self._stopped.is_set():
             end(_ENDINGS[self._tracker.state].format(who))
