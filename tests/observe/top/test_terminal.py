@@ -94,7 +94,7 @@ def test_a_live_redis_on_a_terminal(redis: subprocess.Popen[bytes], tmp_path: Pa
         terminal.until(lambda text: "█" in text, "a heatmap")
         lines = terminal.text.splitlines()
         assert lines[0].startswith(f"redis-server ({redis.pid})")
-        assert "uffd-wp, every 0.1" in lines[0]
+        assert "uffd-wp, every " in lines[0]  # the budget may make it longer
         assert lines[1].startswith("writes ")
         assert lines[-1].startswith("q quit  space pause")
         terminal.press("Enter")
