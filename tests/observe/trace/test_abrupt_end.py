@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from tests.observe.trace.made_up import heap_page, meta, writes
+from tests.observe.trace.made_up import LIBRARY, MAPPINGS, PAGE, heap_page, mapping, meta, writes
 from tests.observe.trace.recorder import pages_of
 from writewatch.errors import TraceError
 from writewatch.observe.trace import files
@@ -79,6 +80,25 @@ def test_a_trace_can_be_read_while_it_is_recorded(tmp_path: Path) -> None:
         assert trace.damage == []
         assert n_epochs_of(trace) == 70
         assert len(pd.read_parquet(tmp_path / "trace", filters=[("what", "==", "epoch")])) == 60
+
+
+def test_the_open_segment_names_the_mappings_of_its_writes(tmp_path: Path) -> None:
+    new = mapping(LIBRARY - 16 * PAGE, 4, "new")
+    with TraceWriter(tmp_path / "trace", meta(), 0) as writer:
+        writer.add([writes(0, [heap_page(1), LIBRARY // PAGE])])
+        writer.add([writes(1, [heap_page(1), LIBRARY // PAGE])])
+        pages = [heap_page(1), new.start // PAGE, LIBRARY // PAGE, 3]
+        writer.add([writes(2, pages, mappings=(MAPPINGS[0], new, *MAPPINGS[1:]))])
+        writer.add([writes(3, [LIBRARY // PAGE])])
+        table = pl.read_ipc_stream(files.open_path(tmp_path / "trace", 1)).filter(pl.col("what") == "write")
+        names = table.group_by("epoch", maintain_order=True).agg("mapping")["mapping"].to_list()
+    heap, library = "[heap]", "libc.so.6 .data"
+    assert [set(one) for one in names] == [
+        {heap, library},
+        {heap, library},
+        {heap, "new", library, None},
+        {library},
+    ]
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999])

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
+import numpy as np
+
 from writewatch.errors import TraceError
-from writewatch.observe.trace.blocks import Block, Words, joined
+from writewatch.observe.trace.blocks import MAPPING, Block, Words, each_once, joined
 from writewatch.observe.trace.from_arrow import from_table
 from writewatch.observe.trace.schema import Meta, arrow, meta_of, schema
 from writewatch.observe.trace.to_arrow import to_table
@@ -130,6 +132,7 @@ class OpenSegment:
     def __init__(self, trace: Path, meta: Meta) -> None:
         self.path = open_path(trace, meta.first)
         self._meta = meta
+        self._named = np.zeros(0, MAPPING)
         self._file = self.path.open("xb", buffering=1 << 20)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         options = arrow().ipc.IpcWriteOptions(compression="lz4")
@@ -137,7 +140,9 @@ class OpenSegment:
 
     def write(self, block: Block) -> None:
         """Add a block as one batch. When this returns the kernel has it, and it stays if this process is killed."""
-        for batch in to_table(block, self._meta).to_batches():
+        if len(block.mappings):
+            self._named = each_once(np.concatenate((self._named, block.mappings)))
+        for batch in to_table(block, self._meta, self._named).to_batches():
             self._stream.write_batch(batch)
         self._file.flush()
 

@@ -7,15 +7,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from writewatch.observe.trace.blocks import ALIVE, EPOCH, Block, Words
+from writewatch.observe.trace.blocks import ALIVE, EPOCH, Block, Records, Words
 from writewatch.observe.trace.schema import HOW, Meta, arrow, schema
 
 
-def to_table(block: Block, meta: Meta) -> Any:
-    """A block as one table: its epochs, writes, mappings and events, in this order."""
+def to_table(block: Block, meta: Meta, named: Records | None = None) -> Any:
+    """A block as one table: its epochs, writes, mappings and events, in this order.
+
+    Args:
+        block: What to write.
+        meta: Of the file.
+        named: Mappings that its writes may be in, ascending by id; None: those of the block. A block of an open
+            segment lists only what is new in it.
+    """
     pa = arrow()
     to = schema(meta)
-    parts = (_epoch_columns(block), _write_columns(block), _mapping_columns(block), _event_columns(block))
+    parts = (
+        _epoch_columns(block),
+        _write_columns(block, block.mappings if named is None else named),
+        _mapping_columns(block),
+        _event_columns(block),
+    )
     tables = [_filled(columns, to, block.words) for columns in parts]
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
@@ -58,18 +70,12 @@ def _epoch_columns(block: Block) -> dict[str, Any]:
     }
 
 
-def _write_columns(block: Block) -> dict[str, Any]:
+def _write_columns(block: Block, named: Records) -> dict[str, Any]:
     rows = block.ranges
     epochs = block.epochs[rows["epoch"]]
     same = ("pid", "program", "command", "epoch", "n_epochs", "from_ns", "to_ns", "page_size", "backend")
     hows = block.words.numbers(HOW)
-    mapping = _row_of_mapping(block)
-    known = mapping >= 0
-    unnamed = np.int32(-1)
-    names, kinds = (
-        np.where(known, block.mappings[column][mapping], unnamed) if len(block.mappings) else mapping
-        for column in ("name", "kind")
-    )
+    names, kinds = (_of_mappings(rows["mapping"], named, column) for column in ("name", "kind"))
     return {name: epochs[name] for name in same} | {
         "what": _what("write", len(rows), block.words),
         "start": rows["start"] * epochs["page_size"],
@@ -84,11 +90,14 @@ def _write_columns(block: Block) -> dict[str, Any]:
     }
 
 
-def _row_of_mapping(block: Block) -> NDArray[np.intp]:
-    """The row of each range's mapping; -1 where it has none."""
-    wanted = block.ranges["mapping"]
-    rows = np.searchsorted(block.mappings["id"], wanted)
-    return np.where(wanted < 0, -1, rows)
+def _of_mappings(ids: NDArray[Any], named: Records, column: str) -> NDArray[np.int32]:
+    """A word of the mapping of each range; -1 where it has none."""
+    found = np.full(len(ids), -1, np.int32)
+    inside = ids >= 0
+    rows = np.searchsorted(named["id"], ids[inside])
+    assert (named["id"][rows] == ids[inside]).all(), "a segment names every mapping that its writes are in"
+    found[inside] = named[column][rows]
+    return found
 
 
 def _mapping_columns(block: Block) -> dict[str, Any]:
