@@ -21,6 +21,8 @@ def written(epoch: int) -> set[int]:
     pages = {heap_page(n) for n in range(500)}
     if epoch == 10:
         pages.add(heap_page(900))
+    if epoch == 15:
+        pages.add(LIBRARY // PAGE)  # at the edge between the two mappings
     if epoch % 2 == 0:
         pages.add(LIBRARY // PAGE + 5)
     return pages

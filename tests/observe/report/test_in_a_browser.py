@@ -81,6 +81,16 @@ def test_the_pixel_of_a_single_page_has_a_colour(shown: Browser, points: Points)
     assert len(set(with_write)) > 1
 
 
+def test_no_line_between_mappings_hides_a_write(shown: Browser, points: Points) -> None:
+    script = """const [x, y] = arguments, m = document.getElementById('map');
+        return [-1, 0, 1].map(d => [...m.getContext('2d').getImageData(x, y + d, 1, 1).data].join())"""
+    edge = int(points.y(1, 0))
+    with_write = shown.run(script, round(points.x(15.5)), edge)
+    without = shown.run(script, round(points.x(13.5)), edge)
+    assert with_write != without
+    assert len(set(without)) == 2  # paper, and the line
+
+
 def test_a_box_is_zoomed_into_down_to_single_pages(shown: Browser, points: Points) -> None:
     shown.drag(points.x(8), points.y(0, 0.95), points.x(13), points.y(0, 0.85))
     assert shown.text("#shown").endswith("[heap]")

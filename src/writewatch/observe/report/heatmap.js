@@ -101,17 +101,35 @@ class Heatmap {
   paint(columns, rows) {
     const shares = this.shares(columns, rows), lut = this.lut(), image = new ImageData(columns, rows);
     const pixels = new Uint32Array(image.data.buffer), least = this.palettes.leastShare;
-    const decades = -Math.log10(least);
+    const decades = -Math.log10(least), edges = this.edgeRows(rows), edge = this.packed(this.rgbOf(this.rule));
     for (let x = 0; x < columns; x++) {
       for (let row = 0; row < rows; row++) {
         const share = shares[x * rows + row];
         // However little was written, it is not the paper's colour.
         const level = share > 0 ? 1 + Math.round(Math.log10(Math.min(1, Math.max(least, share)) / least) / decades * 254) : 0;
-        pixels[(rows - 1 - row) * columns + x] = lut[level];
+        // A line between two mappings is drawn where nothing was written, never over a write.
+        pixels[(rows - 1 - row) * columns + x] = level || !edges[row] ? lut[level] : edge;
       }
     }
     return image;
   }
+
+  /** Which rows begin a band that is high enough to be told apart. */
+  edgeRows(rows) {
+    const { y0, y1 } = this.view, found = new Uint8Array(rows), scale = rows / (y1 - y0);
+    for (const band of this.trace.bands) {
+      const row = Math.round((band.below - y0) * scale);
+      if (row > 0 && row < rows && band.height * scale > 4 * this.ratio) found[row] = 1;
+    }
+    return found;
+  }
+
+  packed(colour) {
+    return (255 << 24 | Math.round(colour[2]) << 16 | Math.round(colour[1]) << 8 | Math.round(colour[0])) >>> 0;
+  }
+
+  /** A colour of the style sheet, #rrggbb. */
+  rgbOf(text) { return [1, 3, 5].map(at => parseInt(text.trim().slice(at, at + 2), 16)); }
 
   /** The written share of each cell's pages, column by column from the lowest row. */
   shares(columns, rows) {
@@ -155,23 +173,19 @@ class Heatmap {
     const dark = getComputedStyle(document.documentElement).colorScheme.trim() === "dark" ||
       (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
     const { ramp, paper } = this.palettes[dark ? "dark" : "light"], lut = new Uint32Array(256);
-    const packed = colour => (255 << 24 | Math.round(colour[2]) << 16 | Math.round(colour[1]) << 8 | Math.round(colour[0])) >>> 0;
-    lut[0] = packed(paper);
+    lut[0] = this.packed(paper);
     for (let level = 1; level < 256; level++) {
       const at = (level - 1) / 254 * (ramp.length - 1), low = Math.min(ramp.length - 2, Math.floor(at)), part = at - low;
-      lut[level] = packed([0, 1, 2].map(n => ramp[low][n] * (1 - part) + ramp[low + 1][n] * part));
+      lut[level] = this.packed([0, 1, 2].map(n => ramp[low][n] * (1 - part) + ramp[low + 1][n] * part));
     }
     return lut;
   }
 
   drawBands(context) {
     const labels = [];
-    context.strokeStyle = this.rule;
-    context.lineWidth = 1;
     for (const band of this.trace.bands) {
       const top = Math.max(0, this.yOf(band.below + band.height)), bottom = Math.min(this.height, this.yOf(band.below));
       if (bottom <= 0 || top >= this.height) continue;
-      if (bottom - top > 4 && bottom < this.height) this.lineAt(context, Math.round(bottom) - .5, this.left, this.left + this.width);
       labels.push({ band, middle: (top + bottom) / 2, size: bottom - top, top, bottom });
     }
     labels.sort((a, b) => b.size - a.size);

@@ -87,18 +87,25 @@ def _rates(axes: Any, findings: Findings) -> None:
 
 def _heat(axes: Any, findings: Findings) -> None:
     seconds = findings.duration_s
-    image = palette("light")[levels(raster(findings, _WIDTH, _HEIGHT))]
-    axes.imshow(image, extent=(0, seconds, 0, 1), aspect="auto", interpolation="nearest")
     weights = findings.axis.weights()
     tops = np.cumsum(weights)
-    for top in tops[:-1]:
-        axes.axhline(top, color=_LINE, linewidth=0.5)
+    axes.imshow(_image(findings, tops), extent=(0, seconds, 0, 1), aspect="auto", interpolation="nearest")
     named = _named(tops - weights / 2, weights)
     names = [shortened(band_label(findings, findings.axis.bands[n]), 32) for n, _ in named]
     axes.set_yticks([middle for _, middle in named], names)
     axes.tick_params(axis="y", length=0)
     axes.set_xticks(*map(list, zip(*time_ticks(seconds), strict=True)), color=_SOFT)
     _written(axes, findings, named)
+
+
+def _image(findings: Findings, tops: Any) -> Any:
+    """Colours; with a line between two mappings where nothing was written, never over a write."""
+    found = levels(raster(findings, _WIDTH, _HEIGHT))
+    image = palette("light")[found]
+    rows = np.clip(np.round((1 - tops[:-1]) * _HEIGHT).astype(int) - 1, 0, _HEIGHT - 1)
+    line = [int(_LINE[at : at + 2], 16) for at in (1, 3, 5)]
+    image[rows] = np.where(found[rows][:, :, np.newaxis] > 0, image[rows], np.array(line, np.uint8))
+    return image
 
 
 def _named(middles: Any, weights: Any) -> list[tuple[int, float]]:
