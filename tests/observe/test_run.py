@@ -427,7 +427,14 @@ def test_children_are_watched_too() -> None:
 def test_a_trace_is_recorded_beside(tmp_path: Path) -> None:
     needs_attaching()
     pytest.importorskip("pyarrow", reason="traces need pyarrow, which is not installed here")
-    words = ["--quiet", "--interval", "0.05", "-o", str(tmp_path / "trace"), "--"]
-    done = writewatch(*words, sys.executable, "-c", WRITER, input="\n" * 5)
-    assert done.returncode == 7, done.stderr
-    assert list((tmp_path / "trace").glob("*.parquet"))
+    from writewatch.observe.trace.reader import open_trace
+
+    words = ["--json", "--interval", "0.05", "-o", str(tmp_path / "trace"), sys.executable, "-c", "input()"]
+    command = [sys.executable, "-m", "writewatch", "run", *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        first = following(child.stderr, "epoch")
+        child.communicate("\n", timeout=60)
+    assert child.returncode == 0
+    epochs = [row for block in open_trace(tmp_path / "trace").blocks() for row in block.epochs.tolist()]
+    assert epochs[0][0] == first["pid"]
