@@ -8,9 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pytest
 
@@ -356,7 +356,7 @@ def test_what_a_program_writes_is_counted_from_its_first_instruction(tmp_path: P
     assert any(one["distinct_pages"] >= 200 for one in process["mappings"])
 
 
-def following(lines: TextIO, event: str) -> dict[str, Any]:
+def following(lines: Iterable[str], event: str) -> dict[str, Any]:
     """The next object of this kind."""
     found: dict[str, Any] = next(one for one in map(json.loads, lines) if one["event"] == event)
     return found
