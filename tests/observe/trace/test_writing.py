@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,13 @@ def test_a_directory_in_use_is_left_alone(trace: Path) -> None:
 def test_a_bound_that_holds_nothing_is_refused(trace: Path) -> None:
     with pytest.raises(UsageError, match="larger --max-size"):
         TraceWriter(trace, meta(max_bytes=1000))
+    assert not trace.exists()
+
+
+def test_without_pyarrow_nothing_is_made(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(TraceError, match="install it with"):
+        TraceWriter(trace, meta())
     assert not trace.exists()
 
 

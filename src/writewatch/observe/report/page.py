@@ -20,7 +20,7 @@ from writewatch.observe.report.remarks import remarks
 from writewatch.observe.report.scales import length_text, time_ticks
 from writewatch.observe.reporters.units import count_text, rate_text, size_text
 
-_STATIC_WIDTH, _STATIC_HEIGHT = 1000, 560
+_STATIC_WIDTH, _STATIC_HEIGHT = 800, 440
 _MOST_ROWS = 25
 _SCRIPTS = ("data.js", "heatmap.js", "page.js")
 

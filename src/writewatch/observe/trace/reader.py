@@ -13,7 +13,7 @@ from pathlib import Path
 from writewatch.errors import TraceError
 from writewatch.observe.trace import files
 from writewatch.observe.trace.blocks import Block, Words
-from writewatch.observe.trace.schema import Meta, NewerFormatError
+from writewatch.observe.trace.schema import Meta, NewerFormatError, arrow
 from writewatch.observe.trace.writer import settled
 
 
@@ -78,6 +78,7 @@ def open_trace(path: Path) -> Trace:
     Raises:
         TraceError: It is not a trace, of a newer format, or nothing of it can be read.
     """
+    arrow()  # says so when it is missing, before anything is said about the trace
     _check_directory(path)
     words = Words()
     whole, metas, damage = _finished(path)

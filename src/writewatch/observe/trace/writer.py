@@ -22,7 +22,7 @@ from writewatch.errors import TraceError, UsageError
 from writewatch.observe.trace import files
 from writewatch.observe.trace.blocks import Block, Event, Words, fewer_mappings, joined
 from writewatch.observe.trace.recording import Recording
-from writewatch.observe.trace.schema import Meta
+from writewatch.observe.trace.schema import Meta, arrow
 from writewatch.observe.trace.thinning import thinned
 from writewatch.tracker.process.writes import ProcessWrites
 
@@ -70,6 +70,7 @@ class TraceWriter:
     def __init__(self, path: Path, meta: Meta, began_ns: int | None = None) -> None:
         if meta.max_bytes < LEAST_BYTES:
             raise UsageError(f"a trace needs at least {LEAST_BYTES >> 10} KiB; give a larger --max-size")
+        arrow()  # says so when it is missing, before anything is made
         limit = max(64, min(_MOST_RANGES, meta.max_bytes // _BYTES_PER_RANGE))
         self.path = path
         self._meta = replace(meta, epoch_ranges=limit)

@@ -1,0 +1,98 @@
+"""``writewatch report``: what it makes, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.observe.trace.made_up import heap_page, meta, writes
+from writewatch.observe import cli
+from writewatch.observe.trace import files
+from writewatch.observe.trace.writer import TraceWriter
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "x.trace"
+    with TraceWriter(path, meta(), 0) as writer:
+        for epoch in range(130):
+            writer.add([writes(epoch, [heap_page(epoch)])])
+    return path
+
+
+def test_it_writes_a_page_a_picture_and_the_figures(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, svg = tmp_path / "report.html", tmp_path / "heat.svg"
+    assert cli.run(["report", str(trace), "-o", str(page), "--svg", str(svg), "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["pages_written"] == 130
+    assert told.err == ""
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert "<svg" in svg.read_text(encoding="utf-8")
+
+
+def test_a_trace_that_was_cut_is_shown_and_what_is_missing_is_said(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.segment_path(trace, 2).unlink()
+    page = tmp_path / "report.html"
+    assert cli.run(["report", str(trace), "-o", str(page)]) == 0
+    assert capsys.readouterr().err == "writewatch: segment 2 is missing; its epochs are left out\n"
+    assert "Segment 2 is missing; its epochs are left out." in page.read_text(encoding="utf-8")
+
+
+def test_what_to_make_must_be_said(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["report", str(trace)]) == 2
+    assert "-o report.html" in capsys.readouterr().err
+
+
+def test_no_trace_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["report", str(tmp_path / "none"), "--json"]) == 1
+    told = capsys.readouterr().err
+    assert "there is no trace" in told
+    assert told.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["report", str(trace), "-o", str(tmp_path / "no" / "x.html")]) == 1
+    told = capsys.readouterr().err
+    assert "the report cannot be written" in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "options", "sentence"),
+    [
+        ("pyarrow", ["--json"], 'traces need pyarrow; install it with: pip install "writewatch[trace]"'),
+        (
+            "matplotlib",
+            ["--png", "x.png"],
+            'pictures need matplotlib; install it with: pip install "writewatch[plot]"',
+        ),
+    ],
+)
+def test_without_a_package_it_says_how_to_install_it(
+    trace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    package: str,
+    options: list[str],
+    sentence: str,
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **keywords: Any) -> Any:
+        if name.partition(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert cli.run(["report", str(trace), *options]) == 1
+    assert capsys.readouterr().err == f"writewatch: {sentence}\n"
