@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tests.observe.trace.made_up import HEAP, LIBRARY, MAPPINGS, PAGE, heap_page, mapping, meta, writes
 from writewatch.errors import TraceError
 from writewatch.observe.report import columns as columns_module
-from writewatch.observe.report import survey as survey_module
+from writewatch.observe.report import when as when_module
 from writewatch.observe.report.findings import Findings, as_values
-from writewatch.observe.report.survey import fair_limit, survey
+from writewatch.observe.report.survey import survey
+from writewatch.observe.report.when import fair_limit
 from writewatch.observe.trace.reader import open_trace
 from writewatch.observe.trace.writer import LEAST_BYTES, TraceWriter
 from writewatch.tracker.process.writes import ProcessWrites
@@ -191,7 +192,7 @@ def test_many_epochs_share_columns_and_nothing_is_hidden(
 def test_a_page_holds_a_limited_number_of_ranges_and_hides_no_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey_module, "MOST_RANGES", 100)
+    monkeypatch.setattr(when_module, "MOST_RANGES", 100)
     history = [{heap_page(n) for n in range(e % 3, 600, 3)} for e in range(10)] + [{heap_page(7)}]
     findings = of(tmp_path / "trace", history)
     assert len(findings.ranges) <= 100
@@ -211,7 +212,7 @@ def test_a_thinned_trace_is_shown_in_full_and_says_so(tmp_path: Path) -> None:
 
 
 def test_pages_taken_as_one_are_more_and_never_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey_module, "_MOST_PLACES", 100)
+    monkeypatch.setattr(when_module, "MOST_PLACES", 100)
     history = [{heap_page(n) for n in range(0, 900, 10)}] * 3
     findings = of(tmp_path / "trace", history)
     assert findings.granule > 1
