@@ -126,8 +126,12 @@ class LinuxCalls:
         return address
 
     def clear_refs(self, pid: int | None, value: int) -> None:
-        with open(f"{_proc(pid)}/clear_refs", "wb", buffering=0) as file:
-            file.write(b"%d" % value)
+        # Not a file object: one that a signal handler's exception drops complains of not having been closed.
+        fd = opened(os.open, f"{_proc(pid)}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"%d" % value)
+        finally:
+            os.close(fd)
 
     def vmas(self, pid: int | None) -> tuple[Vma, ...]:
         with open(f"{_proc(pid)}/maps", "rb", buffering=0) as file:

@@ -172,7 +172,8 @@ class Pagemap:
     def __repr__(self) -> str:
         return "<Pagemap closed>" if self.closed else f"<Pagemap fd={self._fd}>"
 
-    def _own_fileno(self) -> int:
+    def own_fileno(self) -> int:
+        """The descriptor; OSError (EBADF) when the program closed it, and its number is perhaps another file's."""
         if not self.is_ours:
             raise not_ours(self.fileno())
         return self._fd
@@ -196,7 +197,7 @@ class Pagemap:
                 f"entries of [{start:#x}, {end:#x}): the range ends before it starts; swap the ends"
             )
         first = start // page_size
-        return self._calls.read_pagemap(self._own_fileno(), first, -(-end // page_size) - first)
+        return self._calls.read_pagemap(self.own_fileno(), first, -(-end // page_size) - first)
 
     # ---- scan ------------------------------------------------------------------------------------
 
@@ -388,7 +389,7 @@ class Pagemap:
         # Zeroed here and not after use: a scan that protects has the TLB flushed, and what runs next pays for it.
         if self._n_stale:
             ctypes.memset(self._address, 0, self._n_stale * _REGION_BYTES)
-        fd = self._own_fileno()
+        fd = self.own_fileno()
         self._n_stale = _VEC_REGIONS
         try:
             self._n_stale = count = self._calls.pagemap_scan(fd, argument, self._vec)

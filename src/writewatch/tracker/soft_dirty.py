@@ -160,7 +160,7 @@ class SoftDirty:
 
     def _read(self, unit: Runs, buffers: list[NDArray[np.uint64]]) -> None:
         """Entries of each run into its buffer; what is past the end of user space stays 0."""
-        fd = self._pagemap.fileno()
+        fd = self._pagemap.own_fileno()
         for (first, last), buffer in zip(unit.tolist(), buffers, strict=True):
             self._calls.read_pagemap(fd, first, last - first, buffer)
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from writewatch.abi.calls import KernelCalls
 from writewatch.errors import AttachError
-from writewatch.kernel.pagemap import Pagemap, PartialScanError
+from writewatch.kernel.pagemap import Pagemap
 
 _READ_BYTES = 1 << 16
 
@@ -100,14 +100,8 @@ class ProcFiles:
         return b""
 
     def is_alive(self) -> bool:
-        """Whether the mm is still there. Linux looks at that first, also for a scan of nothing."""
-        try:
-            self.pagemap.scan(0, 0)
-        except PartialScanError as error:
-            if error.errno == errno.ESRCH:
-                return False
-            raise
-        return True
+        """Whether the mm is still there: of one that has ended there are no entries to read."""
+        return bool(len(self.pagemap.entries(0, 1)))
 
     def has_exited(self, timeout_s: float = 0) -> bool:
         """Whether the whole process has ended; waits up to so many seconds for it. True when closed."""
