@@ -169,3 +169,14 @@ def test_a_traced_process_names_its_tracer() -> None:
                 take(target.pid)
             tracer.communicate(b"\n")
         take(target.pid)
+
+
+def test_a_program_that_attached_ends_without_a_complaint() -> None:
+    with Target("states", "asleep") as target:
+        program = (
+            "import os; from writewatch.kernel.ptrace.attaching import take_userfaultfd\n"
+            f"os.close(take_userfaultfd({target.pid}, deadline_s=10).fd)"
+        )
+        words = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
+        done = subprocess.run(words, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

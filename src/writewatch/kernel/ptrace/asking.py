@@ -6,6 +6,7 @@ user or capabilities since is not used any more. A forked child starts its own.
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import subprocess
@@ -142,6 +143,16 @@ def _forget() -> None:
     if _idle is not None:
         _idle.close()
     _idle = None
+
+
+@atexit.register
+def _let_go() -> None:
+    """At the end of the program: a socket that is still open then is complained of (ResourceWarning)."""
+    global _idle  # noqa: PLW0603
+    with _lock:
+        if _idle is not None:
+            _idle.close()
+        _idle = None
 
 
 os.register_at_fork(after_in_child=_forget)
