@@ -68,6 +68,14 @@ class Shared:
         pages: list[int] = dirty.pages(self.span).tolist()
         return pages
 
+    def reports(self, *pages: int) -> bool:
+        """Whether a collect has these pages and no other. Soft-dirty may be disturbed by another thread's fault."""
+        dirty = self.tracker.collect()
+        found, expected = set(dirty.pages(self.span).tolist()), set(pages)
+        return found == expected or (
+            found > expected and self.tracker.backend == "soft-dirty" and not dirty.exact
+        )
+
     def close(self) -> None:
         self.tracker.close()
         self.calls.munmap(self.start, self.length)
@@ -86,38 +94,38 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Shared]:
 def test_content_that_is_dropped_is_reported_once(shared: Shared) -> None:
     shared.advise(2, 4, MADV_REMOVE)
     assert not shared.tracker.is_clean()
-    assert shared.collected() == [2, 3]
-    assert shared.collected() == []
+    assert shared.reports(2, 3)
+    assert shared.reports()
 
 
 def test_content_that_is_dropped_and_read_again_is_reported(shared: Shared) -> None:
     shared.advise(2, 4, MADV_REMOVE)
     assert shared.load(2) == shared.load(3) == b"\0"
-    assert shared.collected() == [2, 3]
-    assert shared.collected() == []
+    assert shared.reports(2, 3)
+    assert shared.reports()
 
 
 def test_content_that_was_written_while_tracked_and_then_dropped_is_reported(shared: Shared) -> None:
     shared.store(N_PAGES - 1)
-    assert shared.collected() == [N_PAGES - 1]
+    assert shared.reports(N_PAGES - 1)
     shared.advise(N_PAGES - 1, N_PAGES, MADV_REMOVE)
     shared.load(N_PAGES - 1)
-    assert shared.collected() == [N_PAGES - 1]
+    assert shared.reports(N_PAGES - 1)
 
 
 def test_a_page_that_is_dropped_again_and_again_is_reported_each_time(shared: Shared) -> None:
     for _ in range(3):
         shared.advise(1, 2, MADV_REMOVE)
         shared.load(1)
-        assert shared.collected() == [1]
+        assert shared.reports(1)
         shared.store(1)
-        assert shared.collected() == [1]
+        assert shared.reports(1)
 
 
 def test_every_consumer_is_told_of_a_drop(shared: Shared) -> None:
     other = shared.tracker.consumer("other")
     shared.advise(2, 3, MADV_REMOVE)
-    assert shared.collected() == [2]
+    assert shared.reports(2)
     assert other.collect().pages(shared.span).tolist() == [2]
 
 
@@ -126,9 +134,9 @@ def test_content_that_is_only_unmapped_is_not_reported(shared: Shared) -> None:
         pytest.skip("soft-dirty: a bit goes with its entry, whatever becomes of the content")
     shared.advise(0, N_PAGES, MADV_DONTNEED)
     assert shared.tracker.is_clean()
-    assert shared.collected() == []
+    assert shared.reports()
     assert shared.load(3) == b"x"
-    assert shared.collected() == []
+    assert shared.reports()
 
 
 def test_a_drop_is_assumed_and_a_store_is_not(shared: Shared) -> None:
@@ -178,7 +186,7 @@ def test_content_that_is_dropped_through_the_file_is_reported(
     drop(memory)
     memory.load(2)
     assert 2 in memory.collected()
-    assert memory.collected() == []
+    assert memory.reports()
     memory.close()
 
 
@@ -189,7 +197,7 @@ def test_content_of_before_that_was_never_mapped_is_watched(memfd: int) -> None:
     punch(memory)
     punch(memory, 7)
     memory.load(7)
-    assert memory.collected() == [2, 7]
+    assert memory.reports(2, 7)
     memory.close()
 
 
@@ -201,9 +209,9 @@ def test_shared_memory_that_took_the_place_of_other_is_watched(memfd: int) -> No
         assert memory.collected() == list(range(N_PAGES))
     memory.advise(2, 3, MADV_REMOVE)
     memory.load(2)
-    assert memory.collected() == [2]
+    assert memory.reports(2)
     punch(memory)
-    assert memory.collected() == []
+    assert memory.reports()
     memory.close()
 
 
@@ -252,16 +260,16 @@ class Old(LinuxCalls):
 def test_an_older_kernel_has_witnesses_as_well() -> None:
     require(default_calls(), "uffd-wp-sync")
     memory = Shared(Old(), "uffd-wp-sync")
-    assert memory.collected() == []
+    assert memory.reports()
     memory.advise(2, 4, MADV_REMOVE)
     memory.load(2)
-    assert memory.collected() == [2, 3]
-    assert memory.collected() == []
+    assert memory.reports(2, 3)
+    assert memory.reports()
     memory.store(3)
-    assert memory.collected() == [3]
+    assert memory.reports(3)
     memory.advise(3, 4, MADV_REMOVE)
     memory.load(3)
-    assert memory.collected() == [3]
+    assert memory.reports(3)
     memory.close()
 
 

@@ -182,6 +182,7 @@ class PretendedBits(LinuxCalls):
         self, fd: int, first_page: int, n_pages: int, out: NDArray[np.uint64] | None = None
     ) -> NDArray[np.uint64]:
         entries = super().read_pagemap(fd, first_page, n_pages, out)
+        entries &= ~np.uint64(PM_SOFT_DIRTY)  # of a kernel that does keep them
         for page in self.dirty:
             at = page - first_page
             if 0 <= at < len(entries) and entries[at] & np.uint64(PM_PRESENT):
