@@ -6,7 +6,9 @@ stops by itself before its first (PTRACE_EVENT_STOP of a number not seen yet, wh
 PTRACE_EVENT_FORK). A child by vfork shares the mm of its parent and is left alone until its exec.
 
 Every signal passes through here: it is given back with PTRACE_CONT, and a stop of the whole group is let be with
-PTRACE_LISTEN, so that SIGCONT works. When this process ends, for whatever reason, Linux detaches what it traced.
+PTRACE_LISTEN, so that SIGCONT works. Where it was asked for, a process is held once more, when its last thread is on
+its way out (``ending.py``): for a moment, in which its owner looks at what it wrote. When this process ends, for
+whatever reason, Linux detaches what it traced.
 
 Runs in the helper process: nothing here may import NumPy.
 """
@@ -28,10 +30,12 @@ from writewatch.abi.ptrace import (
     PTRACE_CONT,
     PTRACE_DETACH,
     PTRACE_EVENT_EXEC,
+    PTRACE_EVENT_EXIT,
     PTRACE_GETEVENTMSG,
     PTRACE_LISTEN,
     PTRACE_O_TRACECLONE,
     PTRACE_O_TRACEEXEC,
+    PTRACE_O_TRACEEXIT,
     PTRACE_O_TRACEFORK,
     PTRACE_O_TRACESYSGOOD,
     PTRACE_O_TRACEVFORK,
@@ -40,6 +44,7 @@ from writewatch.abi.ptrace import (
 )
 from writewatch.kernel import libc
 from writewatch.kernel.ptrace import filters, packets, starting
+from writewatch.kernel.ptrace.ending import Ends
 from writewatch.kernel.ptrace.footing import Footing
 from writewatch.kernel.ptrace.registers import Machine
 from writewatch.kernel.ptrace.taking import RefusedError, Visit
@@ -67,7 +72,8 @@ class Program:
 
     Args:
         owner: Events go there, releases come from there; when it is closed this ends.
-        specification: ``argv``, ``env``, ``cwd``, ``forks``, ``execs``, ``pass_fds``, and ``owner``: its pid.
+        specification: ``argv``, ``env``, ``cwd``, ``forks``, ``execs``, ``pass_fds``; ``end_patience_s``: how long a
+            process is held at its end, 0 for not at all; and ``owner``: its pid.
         machine: The architecture.
     """
 
@@ -79,10 +85,14 @@ class Program:
             self._options |= _FORKS
         elif self._execs:  # by any thread; one that is not traced takes the number of the leader, and is lost
             self._options |= PTRACE_O_TRACECLONE
+        if specification["end_patience_s"] and (self._forks or self._execs):
+            self._options |= PTRACE_O_TRACEEXIT
         self._processes: set[int] = set()
         self._threads: set[int] = set()
         self._leaving_exec: set[int] = set()
         self._held: set[int] = set()
+        self._announced: set[int] = set()  # processes whose mm of now the owner knows
+        self._ends = Ends(specification["end_patience_s"])
         self._root = 0
         self._started = False
         self._early_end: int | None = None
@@ -106,7 +116,9 @@ class Program:
         for fd in (reader, self._owner.fileno(), owner_process):
             poller.register(fd, select.POLLIN)
         while self._serve_waits():
-            ready = dict(poller.poll())
+            ready = dict(poller.poll(self._ends.patience_ms()))
+            for pid in self._ends.overdue():
+                self._let_end(pid)
             if reader in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(reader, _WAKEUPS)
@@ -122,6 +134,7 @@ class Program:
             return False
         self._processes.add(self._root)
         self._threads.add(self._root)
+        self._ends.add(self._root, self._root)
         poller = select.poll()
         poller.register(told, select.POLLIN)
         while self._serve_waits() and not self._held and not poller.poll(1):
@@ -144,13 +157,16 @@ class Program:
             os.close(fd)
 
     def _hear(self) -> bool:
-        """A release of a held process; False at the end."""
+        """A held process may go on, or end; False when there will be no more such words."""
         try:
             message, _ = packets.receive(self._owner)
         except OSError:  # the owner died with an event unread
             return False
         if not message:
             return False
+        if "end" in message:
+            self._let_end(message["end"])
+            return True
         tid = message["release"]
         if tid in self._held:
             self._held.discard(tid)
@@ -178,10 +194,15 @@ class Program:
         if ended(status):
             self._ended(tid, status)
         elif event(status) == PTRACE_EVENT_EXEC:
-            self._threads.discard(self._number_before(tid))
+            before = self._number_before(tid)
+            self._threads.discard(before)
+            self._ends.only_one(tid, before)
+            self._announced.discard(tid)
             self._processes.add(tid)
             self._leaving_exec.add(tid)
             self._go_on(tid)
+        elif event(status) == PTRACE_EVENT_EXIT:
+            self._on_its_way_out(tid)
         elif is_call(status):
             self._left_a_call(tid)
         elif is_trap(status) and tid not in self._threads:
@@ -197,12 +218,29 @@ class Program:
         self._ask(PTRACE_GETEVENTMSG, tid, ctypes.addressof(number))
         return number.value
 
+    def _on_its_way_out(self, tid: int) -> None:
+        """Hold it if it is the last thread of a process that the owner watches."""
+        self._held.discard(tid)  # killed before it was released
+        self._leaving_exec.discard(tid)
+        if not self._ends.process_of(tid):  # killed before it ever stopped
+            self._ends.add(tid, _relatives(tid)[0])
+        if self._ends.is_last(tid) and self._ends.process_of(tid) in self._announced:
+            self._tell({"event": "ending", "pid": self._ends.hold(tid)})
+        else:
+            self._go_on(tid)
+
+    def _let_end(self, pid: int) -> None:
+        tid = self._ends.release(pid)
+        if tid:
+            self._go_on(tid)
+
     def _ended(self, tid: int, status: int) -> None:
         if tid == self._root and not self._started:  # why it could not exec is said first
             self._early_end = status
             return
-        for group in (self._threads, self._leaving_exec, self._held):
+        for group in (self._threads, self._leaving_exec, self._held, self._announced):
             group.discard(tid)
+        self._ends.remove(tid)
         if tid in self._processes or tid == self._root:
             self._processes.discard(tid)
             self._tell({"event": "ended", "pid": tid, "status": os.waitstatus_to_exitcode(status)})
@@ -219,6 +257,7 @@ class Program:
         """A thread, a process that shares its parent's mm, or one with an mm of its own."""
         self._threads.add(tid)
         tgid, parent = _relatives(tid)
+        self._ends.add(tid, tgid)
         if tgid == tid:
             self._processes.add(tid)
         if tgid == tid and not self._forks:
@@ -244,6 +283,7 @@ class Program:
         message, fd = self._take(tid)
         _, parent = _relatives(tid)
         self._held.add(tid)
+        self._announced.add(tid)
         self._tell({"event": "memory", "pid": tid, "parent": parent, "cause": cause, **message}, fd)
 
     def _take(self, tid: int) -> tuple[dict[str, Any], int]:
@@ -289,6 +329,8 @@ class Program:
 
     def _let_go(self, tid: int) -> None:
         self._threads.discard(tid)
+        self._announced.discard(tid)
+        self._ends.remove(tid)
         self._ask(PTRACE_DETACH, tid)
 
     def _ask(self, request: int, tid: int, data: int = 0) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Literal, Self
+from typing import IO, Any, Final, Literal, Self, TypeAlias
 
 from writewatch.errors import AttachError, KernelUnsupportedError, UsageError
 from writewatch.kernel.ptrace import packets
@@ -49,6 +49,17 @@ class NewMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """A process will run no more, its mm is whole, and it is held until ``Launched.let_end(pid)``, or not for long.
+
+    Attributes:
+        pid: The process.
+    """
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """A process has ended.
 
@@ -61,6 +72,9 @@ class Ended:
     status: int
 
 
+Event: TypeAlias = NewMemory | Ending | Ended
+
+
 class Launched:
     """A program that was started, as a source of events. A context manager: leaving it is ``close()``.
 
@@ -71,7 +85,7 @@ class Launched:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._waiting: list[NewMemory | Ended] = []
+        self._waiting: list[Event] = []
         self.exit_status: int | None = None
         self.pid = 0
 
@@ -79,7 +93,7 @@ class Launched:
         """Readable when there is an event."""
         return self._socket.fileno()
 
-    def next_event(self, timeout_s: float | None = None) -> NewMemory | Ended | None:
+    def next_event(self, timeout_s: float | None = None) -> Event | None:
         """The next event; None when there was none in time, or there will be no more.
 
         Whoever takes a ``NewMemory`` owns its descriptor and has to release the process.
@@ -91,8 +105,15 @@ class Launched:
 
     def release(self, pid: int) -> None:
         """Let a held process run. One that is not held, or has ended, is left alone."""
+        self._say({"release": pid})
+
+    def let_end(self, pid: int) -> None:
+        """Let a process end that is held at its end. One that is not held there is left alone."""
+        self._say({"end": pid})
+
+    def _say(self, message: dict[str, Any]) -> None:
         try:
-            packets.send(self._socket, {"release": pid})
+            packets.send(self._socket, message)
         except OSError:
             return  # the helper has ended, and holds nobody
 
@@ -121,12 +142,14 @@ class Launched:
         except ConnectionError:
             return {}, -1
 
-    def _event(self, message: dict[str, Any], fd: int) -> NewMemory | Ended:
+    def _event(self, message: dict[str, Any], fd: int) -> Event:
         pid = message["pid"]
         if message["event"] == "ended":
             if pid == self.pid:
                 self.exit_status = message["status"]
             return Ended(pid, message["status"])
+        if message["event"] == "ending":
+            return Ending(pid)
         cause, parent = message["cause"], message["parent"]
         if "failed" in message:
             return NewMemory(pid, parent, cause, None, sentence(message, pid))
@@ -156,6 +179,7 @@ def launch(
     *,
     follow_forks: bool = False,
     follow_exec: bool = False,
+    end_patience_s: float = 0.0,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     stdin: Stream = None,
@@ -169,6 +193,8 @@ def launch(
         argv: The program, looked for along PATH, and its arguments.
         follow_forks: Also every process that descends from it, by whatever exec. No other debugger can trace them.
         follow_exec: Also what the program itself becomes by exec later.
+        end_patience_s: How long each process that is followed is held when it ends, at most: an ``Ending`` comes of
+            it. 0 for not at all.
         env: Its environment, by default ours.
         cwd: Its working directory, by default ours.
         stdin: As for ``subprocess.Popen``, without PIPE; so are the next two.
@@ -196,6 +222,7 @@ def launch(
         "cwd": None if cwd is None else os.fspath(cwd),
         "forks": follow_forks,
         "execs": follow_exec,
+        "end_patience_s": end_patience_s,
         "owner": os.getpid(),
         "pass_fds": list(pass_fds),
     }

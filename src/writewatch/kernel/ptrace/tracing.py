@@ -16,6 +16,7 @@ import os
 from typing import Final
 
 from writewatch.abi.ptrace import (
+    PTRACE_CONT,
     PTRACE_DETACH,
     PTRACE_EVENT_STOP,
     PTRACE_GETREGSET,
@@ -175,9 +176,10 @@ class Tracee:
                 raise ImpatientError
 
     def reap(self) -> None:
-        """Wait until it has ended."""
+        """Wait until it has ended; where it is to stop on its way out, it goes on from there."""
         try:
             while True:
                 self.wait()
+                libc.ptrace(PTRACE_CONT, self.tid, 0, 0)
         except ThreadEndedError:
             return
