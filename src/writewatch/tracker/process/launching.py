@@ -2,6 +2,11 @@
 
 Whatever is followed, exec or fork, is held by its tracer until it is registered and protected here. So a thread of
 ours listens for that and lets it go at once, however seldom anybody collects.
+
+What is followed is held once more at its very end, where it can write no more: the same thread looks, and the next
+``collect()`` reports what it found. An exec has no such moment: Linux shows it when the old mm is gone, and a stop
+before it would be a stop at every system call. Without following the program is let go at its start: a debugger can
+have it and its signals take their usual way, and nobody holds it at its end.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ Stream = int | IO[Any] | None
 
 #: The tracer hears of an end, or of an exec, a moment after we see its effect.
 _PATIENCE_S: Final = 5.0
+#: A process is held so long at its end at most.
+_END_S: Final = 1.0
 
 
 class Follower:
@@ -45,6 +52,7 @@ class Follower:
         self._successors: defaultdict[int, queue.SimpleQueue[Session | str]] = defaultdict(queue.SimpleQueue)
         self._ends: defaultdict[int, threading.Event] = defaultdict(threading.Event)
         self._statuses: dict[int, int] = {}
+        self._sessions: dict[int, Session] = {}  # with the program that a process runs now
         self._left = False
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
         try:
@@ -61,7 +69,7 @@ class Follower:
         event = self._launched.next_event()
         assert isinstance(event, launching.NewMemory)
         with _Handed(event) as take:
-            session = Session(event.pid, self._options, take=take)
+            session = self._sessions[event.pid] = Session(event.pid, self._options, take=take)
         tracker = ProcessTracker(event.pid, self._options, session=session, launcher=self)
         self._launched.release(event.pid)
         return tracker
@@ -77,6 +85,10 @@ class Follower:
         if isinstance(found, str):
             raise AttachError(found, pid)
         return found
+
+    def has_next(self, pid: int) -> bool:
+        """Whether ``next_session`` has one, or says why not."""
+        return not self._successors[pid].empty()
 
     def exit_status(self, pid: int) -> int | None:
         """How a process has ended; None while it runs, and when nobody is left to say."""
@@ -119,7 +131,11 @@ class Follower:
         if isinstance(event, launching.Ended):
             self._statuses[event.pid] = event.status
             self._ends[event.pid].set()
+            self._sessions.pop(event.pid, None)
             self._trackers.pop(event.pid, None)  # what descends from it is the first one's from now on
+            return True
+        if isinstance(event, launching.Ending):
+            self._look_last(event.pid)
             return True
         try:
             self._watch(event)
@@ -127,13 +143,25 @@ class Follower:
             self._launched.release(event.pid)
         return True
 
+    def _look_last(self, pid: int) -> None:
+        """A process is held at its end."""
+        session = self._sessions.get(pid)
+        try:
+            if session is not None and not session.look_last(_END_S) and pid != self._launched.pid:
+                self.tracker.tell(f"what {session.command} ({pid}) wrote after the last look was not seen")
+        finally:
+            self._launched.let_end(pid)
+        if session is not None and session.saw_end:
+            session.leave_memory()
+
     def _watch(self, event: launching.NewMemory) -> None:
         is_exec = event.cause == "exec" and event.pid in self._trackers
+        self._sessions.pop(event.pid, None)
         with _Handed(event) as take:
             if is_exec and event.pid == self._launched.pid and not self._options.follow_exec:
                 return
             try:
-                session = Session(event.pid, self._options, take=take)
+                session = self._sessions[event.pid] = Session(event.pid, self._options, take=take)
             except (WriteWatchError, OSError) as error:
                 self._cannot(event, is_exec, str(error))
                 return
@@ -191,8 +219,11 @@ def launch(
 ) -> ProcessTracker:
     """Start a program and watch it from its first instruction on.
 
-    Needs no right beyond starting it. What is followed cannot be traced by another debugger meanwhile. Closing the
-    tracker lets the program run on.
+    Needs no right beyond starting it. What is followed cannot be traced by another debugger meanwhile, and is held for
+    a moment at its end, for a last look: the reports hold what it wrote until then, also by a program shorter than any
+    interval. A program that is not followed at all (neither forks nor exec) is not held, and what it wrote after the
+    last collect is not reported. Nor is what a program wrote between the last look and an exec. Closing the tracker
+    lets the program run on.
 
     Args:
         argv: The program, looked for along PATH, and its arguments.
@@ -216,6 +247,7 @@ def launch(
         argv,
         follow_forks=follow_forks,
         follow_exec=follow_exec,
+        end_patience_s=_END_S,
         env=env,
         cwd=cwd,
         stdin=stdin,

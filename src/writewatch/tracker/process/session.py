@@ -1,16 +1,20 @@
 """One mm being watched: its descriptors, the backend that finds pages, and what is said about its mappings.
 
 A session ends with its mm. ``ProcessTracker`` turns to the next one when exec brought another program.
+
+Who launched the process may hold it at its very end and look a last time (``look_last``), from another thread than the
+one that collects. So whoever looks or delivers has ``lock``; nobody waits for anything else while it is held.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from typing import Final, Protocol
 
 from writewatch.abi.calls import Vma
-from writewatch.errors import AttachError
+from writewatch.errors import AttachError, WriteWatchError
 from writewatch.tracker.process.backend import Sighting
 from writewatch.tracker.process.blindness import BlindSpots
 from writewatch.tracker.process.images import Images
@@ -39,6 +43,8 @@ class Session:
     Attributes:
         command: Name of the program.
         began_ns: ``time.monotonic_ns()`` when watching began.
+        lock: Of whoever looks or delivers.
+        saw_end: Whether ``look_last`` has seen everything.
 
     Raises:
         AttachError, KernelUnsupportedError, UsageError: As ``attach``.
@@ -60,9 +66,66 @@ class Session:
         self._images = Images(self.files.view, options.calls.page_size)
         self._described: tuple[object, ...] = ()
         self._mappings: tuple[Mapping, ...] = ()
+        self.lock = threading.RLock()
+        self.saw_end = False
+        self._owes = False
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something was found, or the last look was made, that is still to be delivered."""
+        return self._owes or not self.backend.sighting.is_empty
+
+    def look(self) -> None:
+        """As of the backend."""
+        with self.lock:
+            if self.saw_end:
+                raise MmGoneError
+            self.backend.look()
+
+    def n_faults_so_far(self) -> int:
+        """As of the backend."""
+        with self.lock:
+            if self.saw_end:
+                raise MmGoneError
+            return self.backend.n_faults_so_far()
+
+    def look_last(self, timeout_s: float) -> bool:
+        """The process is held and will run no more: look, and name what is there, while it is.
+
+        Returns:
+            True when everything was seen. False: somebody was looking all the time, or there was no time for it all;
+            what was found is kept.
+        """
+        if not self.lock.acquire(timeout=timeout_s):
+            return False
+        try:
+            self.backend.look()
+            self.mappings(self.backend.sighting)
+            self.saw_end = self._owes = True
+        except (MmGoneError, WriteWatchError, OSError):
+            return False
+        finally:
+            self.lock.release()
+        return True
+
+    def leave_memory(self) -> None:
+        """After ``look_last``, the process may end: keep no more descriptors than waiting for it takes.
+
+        Hundreds may have ended before anybody collects.
+        """
+        with self.lock:
+            self.backend.close()
+            self.files.pagemap.close()
+
+    def accept(self) -> None:
+        """Forget what was delivered."""
+        self.backend.accept()
+        self._owes = False
 
     def mappings(self, seen: Sighting) -> tuple[Mapping, ...]:
         """The mappings of a report, named; worked out again only when something about them changed."""
+        if self.saw_end:
+            return self._mappings  # nothing changes any more, and soon there is nobody to ask
         unseen = self._blind.look(seen.layout)
         hints = Hints(self._stacks.look(), self._images.spans(seen.layout.vmas))
         key = (seen.layout, hints, _facts(seen.untracked), _facts(unseen))
@@ -77,7 +140,7 @@ class Session:
 
     def close(self) -> None:
         """Leave the process as it was found. A second call does nothing."""
-        with contextlib.ExitStack() as stack:
+        with self.lock, contextlib.ExitStack() as stack:
             stack.callback(self.files.close)
             self.backend.close()
 
@@ -109,6 +172,10 @@ class Launcher(Protocol):
 
     def next_session(self, pid: int) -> Session:
         """The session with the program that exec brought last; AttachError when it could not be watched."""
+        ...
+
+    def has_next(self, pid: int) -> bool:
+        """Whether there is a session with a program that exec brought, or a reason why not."""
         ...
 
     def exit_status(self, pid: int) -> int | None:

@@ -162,30 +162,40 @@ class ProcessTracker:
             self._look_for_children()
             self._look()
             self._mind_mappings()
-            return self._deliver(self._session.backend.sighting)
+            with self._session.lock:
+                return self._deliver(self._session.backend.sighting)
 
     def _look(self) -> None:
         """Look at the mm, or at the one that came after it. Returns when there is something to report."""
         while True:
             try:
-                self._session.backend.look()
+                self._session.look()
             except MmGoneError:
-                self.state = "exited" if self._is_ending() else "replaced"
-                if not self._session.backend.sighting.is_empty:
+                self.state = self._state_of_the_end()
+                if self._session.has_news:
                     return
                 self._go_on_after_the_end()
             else:
                 return
 
+    def _state_of_the_end(self) -> State:
+        """What the end of an mm means. A process has not exited while a program of it is still to be reported."""
+        is_next = self._launcher is not None and self._launcher.has_next(self.pid)
+        if self._is_ending() and not (is_next and self._options.follow_exec):
+            return "exited"
+        return "running" if self._options.follow_exec else "replaced"
+
     def _go_on_after_the_end(self) -> None:
         """Turn to the program that exec brought, if there is one and it is followed."""
         if self.state == "exited":
-            self._lose(f"{self.pid} ({self.command}) has exited")
+            unseen = "" if self._session.saw_end else "; what it wrote after the last look was not seen"
+            self._lose(f"{self.pid} ({self.command}) has exited{unseen}")
         before, now = self._session, command_of(self.pid)
         if not self._options.follow_exec:
             self._lose(
                 f"exec: {self.pid} ({self.command}) is now {now}; attach again, or with follow_exec=True"
             )
+        self.state = "replaced"
         try:
             self._become(self._next_session())
         except (WriteWatchError, OSError) as error:
@@ -198,6 +208,8 @@ class ProcessTracker:
         if self._launcher is not None:
             session = self._launcher.next_session(self.pid)
             self._told.append(f"exec: now {session.command}")
+            # Linux shows a tracer the exec when the old mm is gone.
+            self._told.append(f"what {self.command} wrote between its last look and that exec was not seen")
         else:
             session = Session(self.pid, self._options, report=True)
             self._told.append(
@@ -220,9 +232,11 @@ class ProcessTracker:
         if n_mappings > TOO_MANY_MAPPINGS * most and self.state == "running":
             self._lost_because = too_many(self.pid, n_mappings)
             self._told.append(self._lost_because)
-            self._session.backend.close()
+            with self._session.lock:
+                self._session.backend.close()
 
     def _deliver(self, seen: Sighting) -> ProcessWrites:
+        told = tuple(self._told)
         mappings = self._session.mappings(seen)
         ended_ns = seen.at_ns or time.monotonic_ns()
         writes = ProcessWrites(
@@ -238,13 +252,14 @@ class ProcessTracker:
             seen.exact,
             seen.assumed,
             seen.discarded,
-            (*self._session.notes(seen), *self._told),
+            (*self._session.notes(seen), *told),
+            self._session.saw_end,
         )
         self.budget.observe(writes.elapsed_s, seen.n_faults, seen.scan_ns / 1e9)
         self._n_pages += writes.n_pages
         self._n_mappings = len(mappings)
-        self._session.backend.accept()
-        self._told = []
+        self._session.accept()
+        del self._told[: len(told)]  # a launcher may have told more meanwhile
         self._epoch += 1
         self._started_ns = ended_ns
         return writes
@@ -255,7 +270,7 @@ class ProcessTracker:
             if self._closed or self._lost_because:
                 return 0.0
             try:
-                n_faults = self._session.backend.n_faults_so_far()
+                n_faults = self._session.n_faults_so_far()
             except MmGoneError:
                 return 0.0
             return self.budget.put_off_s((time.monotonic_ns() - self._started_ns) / 1e9, n_faults)

@@ -84,6 +84,8 @@ class ProcessWrites:
         backend: Which one told.
         exact: Whether every page in ``written`` was written.
         notes: What cannot be seen, or was given up, in sentences.
+        is_last: Whether the process could write no more when this was collected: it was held at its end. Where that was
+            not done, what it wrote after its last epoch is in none.
     """
 
     pid: int
@@ -99,6 +101,7 @@ class ProcessWrites:
     assumed: Runs = field(default_factory=no_runs)
     discarded: Runs = field(default_factory=no_runs)
     notes: tuple[str, ...] = ()
+    is_last: bool = False
 
     @functools.cached_property
     def page_runs(self) -> Runs:
