@@ -212,7 +212,7 @@ def test_a_program_with_options_of_its_own_keeps_them(trace: Path, capfd: pytest
     assert capfd.readouterr().out == "['-o', 'x', '--json', '--']\n"
     block = content(trace)
     assert len(block.epochs) >= 1
-    assert "after its last epoch is not in the trace" in block.events[-1].text
+    assert block.events[-1].text == "ended; its last epoch holds all that it wrote to its end"
 
 
 def test_a_program_that_ends_before_its_first_epoch_leaves_no_trace_and_that_is_said(

@@ -175,6 +175,8 @@ def _recorded(
         add(round_)
     if tracker.state == "running":
         add(collect_all(tracker))
+    else:
+        writer.add(())  # it has ended
 
 
 def _deadline(duration_s: float | None) -> Callable[[], bool]:

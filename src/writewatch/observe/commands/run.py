@@ -74,12 +74,13 @@ def _watched(tracker: Started, interval: float, signals: Recipient, tell: Teller
             book.add(round_)
             recorder.add(round_)
             tell.epoch(round_, tracker)
+        recorder.add(())  # they have ended, or are not watched any more
     except (WriteWatchError, OSError) as error:
         # Whatever happens to the watching, the program runs on and its status is what counts.
         tell.problem(f"watching ended: {error}; the program runs on")
     status = wait_for_exit(tracker)
-    latest = book.latest_ns(tracker.pid)
-    tell.summary(book, status, (time.monotonic_ns() - latest) / 1e9 if latest else 0.0)
+    unseen_ns = book.unseen_since_ns(tracker.pid)
+    tell.summary(book, status, (time.monotonic_ns() - unseen_ns) / 1e9 if unseen_ns else 0.0)
     return status
 
 

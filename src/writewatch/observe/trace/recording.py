@@ -36,6 +36,7 @@ class _Process:
         n_epochs: Collects so far, over all programs.
         last_epoch: The tracker's own count.
         seen_ns: When its last epoch ended.
+        saw_end: Whether nothing was written after that.
         notes: Sentences that stand in the trace.
         said: Ids of mappings that stand in the open segment.
     """
@@ -45,6 +46,7 @@ class _Process:
     n_epochs: int = 0
     last_epoch: int = -1
     seen_ns: int = 0
+    saw_end: bool = False
     notes: set[str] = field(default_factory=set)
     said: set[int] = field(default_factory=set)
 
@@ -84,7 +86,11 @@ class Recording:
         process = self._processes.pop(pid)
         # A process id may come back: a program and an epoch of it are never used twice.
         self._used[pid] = process.program + 1, process.n_epochs
-        text = "ended, or is not watched any more; what it wrote after its last epoch is not in the trace"
+        text = (
+            "ended; its last epoch holds all that it wrote to its end"
+            if process.saw_end
+            else "ended, or is not watched any more; what it wrote after its last epoch is not in the trace"
+        )
         return Event("exit", pid, process.seen_ns, max(now_ns, process.seen_ns), text)
 
     def _of_process(self, writes: ProcessWrites) -> Block:
@@ -97,6 +103,7 @@ class Recording:
         elif writes.epoch <= process.last_epoch:
             events.append(self._exec(process, writes))
         process.last_epoch, process.seen_ns = writes.epoch, writes.ended_ns - self._began_ns
+        process.saw_end = writes.is_last
         from_ns, to_ns = writes.started_ns - self._began_ns, writes.ended_ns - self._began_ns
         rows = self._mapping_rows(process, writes, from_ns)
         ranges = coarsened(_ranges(writes, process.identities), self._limit)

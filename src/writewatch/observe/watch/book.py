@@ -64,10 +64,12 @@ class Book:
         """Of the program that runs in a process now."""
         return self._running.get(pid)
 
-    def latest_ns(self, pid: int) -> int:
-        """When the latest epoch of the program that runs in a process ended; 0 when there was none."""
+    def unseen_since_ns(self, pid: int) -> int:
+        """When the latest epoch of the program that runs in a process ended; 0 when nothing was written after it."""
         account = self._running.get(pid)
-        return account.latest.ended_ns if account is not None and account.latest is not None else 0
+        if account is None or account.latest is None or account.latest.is_last:
+            return 0
+        return account.latest.ended_ns
 
     def running(self) -> tuple[ProcessFigures, ...]:
         """Figures of the processes that are not over, in the order of their appearance."""

@@ -1,7 +1,8 @@
 """The loop over a tracker and the processes that it follows: wait, collect all, hand on.
 
 The first process decides how long: when it has ended, or another program runs in it that is not followed,
-there is one last round and the loop is over. A child that ended is left out from then on.
+there is one last round and the loop is over; what is left of ended processes, whose programs report one after the
+other, comes in more rounds after that. A child that ended is left out from then on.
 """
 
 from __future__ import annotations
@@ -56,11 +57,19 @@ def watch(
             return
         yield collect_all(tracker)
         ended = ended or tracker.state != "running"
+    while left := _collected_of_the_ended(tracker):
+        yield left
 
 
 def collect_all(tracker: Watched) -> tuple[ProcessWrites, ...]:
     """One collect of a tracker and of all below it; who has nothing more to tell is left out."""
     return tuple(writes for one in family(tracker) if (writes := _collected(one)) is not None)
+
+
+def _collected_of_the_ended(tracker: Watched) -> tuple[ProcessWrites, ...]:
+    """One more collect of those that have ended and may have something left: exec makes a report for each program."""
+    ended = [one for one in family(tracker) if one.state != "exited" and one.wait(0)]
+    return tuple(writes for one in ended if (writes := _collected(one)) is not None)
 
 
 def family(tracker: Watched) -> Iterator[Watched]:
