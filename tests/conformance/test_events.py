@@ -59,6 +59,7 @@ def test_remove_of_file_pages_sends_remove(place: Place) -> None:
     task.result()
 
 
+@pytest.mark.skipif(bool(is_not_the_models_kernel()), reason="6.12 ends there: " + is_not_the_models_kernel())
 @pytest.mark.parametrize("advice", [mman.MADV_DONTNEED, mman.MADV_FREE])
 def test_what_was_split_off_while_the_event_waited_is_told_by_itself(place: Place, advice: int) -> None:
     area, context = place.map(3), place.context(uf.UFFD_FEATURE_EVENT_REMOVE)
