@@ -10,6 +10,7 @@ import pytest
 
 from tests.conformance import kinds
 from tests.conformance.actions import ASYNC, PRIVATE, SHARED, WP, Area, Context, Place, raises
+from tests.conformance.machine import is_not_the_models_kernel
 from tests.conformance.world import Need, Task
 from writewatch.abi import mman
 from writewatch.abi import userfaultfd as uf
