@@ -20,6 +20,7 @@ from typing import IO, Any, Final, Literal, Self, TypeAlias
 
 from writewatch.errors import AttachError, KernelUnsupportedError, UsageError
 from writewatch.kernel.ptrace import packets
+from writewatch.kernel.ptrace.arguments import folder_of, variables_of, words_of
 from writewatch.kernel.ptrace.attaching import Taken, sentence
 from writewatch.kernel.ptrace.registers import machine_of
 
@@ -203,13 +204,12 @@ def launch(
         pass_fds: Descriptors that it keeps.
 
     Raises:
-        UsageError: There is no program in ``argv``, or a stream is PIPE.
-        OSError: It cannot be executed, such as FileNotFoundError.
+        UsageError: There is no program in ``argv``, a word or a variable can be none, or a stream is PIPE.
+        OSError: It cannot be executed, such as FileNotFoundError; there is no such working directory.
         AttachError: It may not be traced.
         KernelUnsupportedError: Attaching is not written for this architecture.
     """
-    if not argv:
-        raise UsageError("name a program to launch")
+    words = words_of(argv)
     if subprocess.PIPE in (stdin, stdout, stderr):
         raise UsageError("make a pipe with os.pipe() and pass its end instead of PIPE")
     if machine_of() is None or not sys.executable:
@@ -217,9 +217,10 @@ def launch(
             "launching is written for CPython on x86-64 and aarch64 alone", ("ptrace",)
         )
     specification = {
-        "argv": list(argv),
-        "env": dict(os.environ if env is None else env),  # the helper's interpreter may add to its own
-        "cwd": None if cwd is None else os.fspath(cwd),
+        "argv": words,
+        # Ours too: the helper's interpreter may add to its own.
+        "env": variables_of(os.environ if env is None else env),
+        "cwd": folder_of(cwd),
         "forks": follow_forks,
         "execs": follow_exec,
         "end_patience_s": end_patience_s,
@@ -228,7 +229,7 @@ def launch(
     }
     launched = Launched(_start(specification, (stdin, stdout, stderr), pass_fds))
     try:
-        launched._await_start(argv[0])
+        launched._await_start(words[0])
     except BaseException:
         launched.close()
         raise

@@ -79,6 +79,10 @@ class ProcessBackend(Protocol):
         """Forget what was delivered."""
         ...
 
+    def abandon(self) -> None:
+        """In a forked child: close what was inherited, touch nothing else."""
+        ...
+
     def close(self) -> None:
         """Leave the process as if nobody had looked. A second call does nothing."""
         ...

@@ -83,6 +83,8 @@ class HashProcess:
         if fd >= 0:
             os.close(fd)
 
+    abandon = close
+
     def start(self, *, report: bool) -> None:
         """Hash everything; what is there already is reported as assumed, or not at all."""
         self.look()

@@ -67,7 +67,10 @@ class Follower:
 
     def _first(self) -> ProcessTracker:
         event = self._launched.next_event()
-        assert isinstance(event, launching.NewMemory)
+        if not isinstance(event, launching.NewMemory):
+            raise AttachError(
+                f"{self._launched.pid} ended before its first instruction; try again", self._launched.pid
+            )
         with _Handed(event) as take:
             session = self._sessions[event.pid] = Session(event.pid, self._options, take=take)
         tracker = ProcessTracker(event.pid, self._options, session=session, launcher=self)

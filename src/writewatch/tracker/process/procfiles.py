@@ -46,8 +46,8 @@ class ProcFiles:
     """
 
     def __init__(self, pid: int, calls: KernelCalls) -> None:
-        self.pid = pid
         self._pidfd = self._maps = -1
+        self.pid = pid
         self.pagemap: Pagemap
         try:
             self._pidfd = os.pidfd_open(pid)
@@ -57,6 +57,8 @@ class ProcFiles:
         except OSError as error:
             self.close()
             raise _refusal(error, pid) from error
+        except OverflowError as error:
+            raise AttachError(f"no process {pid}", pid) from error
         except BaseException:
             self.close()
             raise
@@ -69,6 +71,9 @@ class ProcFiles:
         self._pidfd = self._maps = -1
         if hasattr(self, "pagemap"):
             self.pagemap.close()
+
+    def __del__(self) -> None:
+        self.close()  # of a tracker that nobody closed: its userfaultfd warns
 
     def read_maps(self) -> bytes:
         """``maps`` as it is now.

@@ -144,6 +144,13 @@ class Session:
             stack.callback(self.files.close)
             self.backend.close()
 
+    def abandon(self) -> None:
+        """In a forked child: close what was inherited. The process goes on being watched by our parent."""
+        # Without the lock: a thread that is not here may have held it.
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.files.close)
+            self.backend.abandon()
+
 
 def _facts(sentences: dict[Vma, str]) -> tuple[tuple[int, str], ...]:
     return tuple((vma.start, why) for vma, why in sentences.items())

@@ -83,6 +83,8 @@ class SoftDirtyProcess:
     def close(self) -> None:
         """Leave the bits as they are: they are nobody's."""
 
+    abandon = close
+
     def start(self, *, report: bool) -> None:
         """Clear the bits; what is there already is reported as assumed, or not at all."""
         self.look()

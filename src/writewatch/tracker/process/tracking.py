@@ -11,6 +11,7 @@ next one. Whatever had been found when the mm ended is reported before TrackingL
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -72,6 +73,7 @@ class ProcessTracker:
         self._options = options
         self._launcher = launcher
         self._lock = threading.Lock()
+        self._owner = os.getpid()
         self._lost_because = ""
         self._closed = False
         self._told: list[str] = []  # for the next report
@@ -151,12 +153,13 @@ class ProcessTracker:
 
         Raises:
             TrackingLostError: The process has exited; exec replaced its program and is not followed; or it has so
-                many mappings that watching might keep it from making more.
+                many mappings that watching might keep it from making more. Or this is a fork of the process that
+                made the tracker, which goes on there.
             TrackerClosedError: ``close()`` was called.
         """
+        self._check_process()
         with self._lock:
-            if self._closed:
-                raise TrackerClosedError(f"the tracker of {self.pid} is closed; attach again")
+            self._check_open()
             if self._lost_because:
                 raise TrackingLostError(self._lost_because)
             self._look_for_children()
@@ -219,6 +222,9 @@ class ProcessTracker:
 
     def _is_ending(self) -> bool:
         files = self._session.files
+        if self._session.saw_end:
+            files.has_exited(_ENDING_S)
+            return True
         return files.has_exited() or (not has_memory(self.pid) and files.has_exited(_ENDING_S))
 
     def _lose(self, why: str, cause: BaseException | None = None) -> NoReturn:
@@ -324,12 +330,29 @@ class ProcessTracker:
         Returns:
             True when it has ended.
         """
+        self._check_process()
+        self._check_open()
+        has_ended = self._session.files.has_exited(timeout_s)
+        self._check_open()  # another thread may have closed it meanwhile
+        return has_ended
+
+    def _check_open(self) -> None:
         if self._closed:
             raise TrackerClosedError(f"the tracker of {self.pid} is closed; attach again")
-        return self._session.files.has_exited(timeout_s)
+
+    def _check_process(self) -> None:
+        """Our fork has the same descriptors: what it collected would be missing in the reports here."""
+        if os.getpid() != self._owner:
+            raise TrackingLostError(
+                f"process {os.getpid()} was forked from {self._owner}, where this tracker of {self.pid} was made; "
+                "collect there, or close that one and attach here"
+            )
 
     def close(self) -> None:
         """Stop watching, its children too: they run on as if they never were. A second call does nothing."""
+        if os.getpid() != self._owner:
+            self._abandon()
+            return
         if self._launcher is not None:
             self._launcher.leave(self.pid)  # before the lock: its thread may need it
         with self._lock:
@@ -340,6 +363,15 @@ class ProcessTracker:
                 for child in self.children:
                     stack.callback(child.close)
                 self._session.close()
+
+    def _abandon(self) -> None:
+        """In a forked child: the tracker of its parent goes on."""
+        if not self._closed:
+            self._closed = True
+            with contextlib.ExitStack() as stack:
+                for child in self.children:
+                    stack.callback(child.close)
+                self._session.abandon()
 
     def __enter__(self) -> Self:
         return self

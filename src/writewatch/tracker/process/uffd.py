@@ -153,6 +153,10 @@ class UffdProcess:
         except PartialScanError:
             return 0  # a mapping that went away; the next look tells
 
+    def abandon(self) -> None:
+        """Close the descriptor alone: the registrations are another process's, which has it too."""
+        self._uffd.close()
+
     def close(self) -> None:
         """Unregister everything, then close: another process may hold a copy of the descriptor."""
         if self._uffd.closed:
