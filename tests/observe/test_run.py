@@ -362,6 +362,19 @@ def following(lines: Iterable[str], event: str) -> dict[str, Any]:
     return found
 
 
+def test_a_program_shorter_than_an_interval_has_its_figures() -> None:
+    needs_attaching()
+    done = writewatch("--interval", "3600", "--", sys.executable, "-c", "x = bytearray(b'x') * (4 << 20)")
+    assert done.returncode == 0
+    assert "in 1 epoch, exit status 0" in done.stderr
+    assert "after the last look" not in done.stderr
+    done = writewatch("--json", "--interval", "3600", "--", "sh", "-c", "true & wait; kill -9 $$")
+    *_, last = map(json.loads, done.stderr.splitlines())
+    assert (last["exit_status"], last["unseen_at_the_end_s"]) == (-9, 0.0)
+    assert len(last["processes"]) == 2
+    assert all(one["epochs"] == 1 for one in last["processes"])
+
+
 @pytest.mark.parametrize(
     ("script", "code"),
     [("exit 3", 3), ("kill -TERM $$", 143), ("kill -KILL $$", 137), ("exec sh -c 'exit 4'", 4)],
@@ -402,7 +415,8 @@ def test_a_signal_to_us_reaches_the_program_and_the_summary_is_told() -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGTERM)
-        _, told = child.communicate(timeout=60)
+        child.wait(timeout=60)  # before its input is closed, which would end it as well
+        _, told = child.communicate()
     assert child.returncode == 9
     assert "exit status 9" in told
 

@@ -37,6 +37,7 @@ def epoch(
     assumed: Runs | None = None,
     exact: bool = True,
     notes: tuple[str, ...] = (),
+    is_last: bool = False,
 ) -> ProcessWrites:
     """An epoch; without a time it is one of a row that lasted as long each."""
     ended = (number + 1) * seconds if ended_s is None else ended_s
@@ -53,6 +54,7 @@ def epoch(
         exact=exact,
         assumed=no_runs() if assumed is None else assumed,
         notes=notes,
+        is_last=is_last,
     )
 
 

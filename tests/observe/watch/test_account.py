@@ -48,6 +48,17 @@ def test_rates_are_of_bytes_by_the_time_that_really_passed() -> None:
     assert counts.history == (5 * PAGE, 40 * PAGE)
 
 
+def test_an_epoch_of_a_moment_is_no_peak() -> None:
+    found = figures(
+        epoch(0, [HEAP], (100, 110), seconds=1, ended_s=1),
+        epoch(1, [HEAP], (100, 140), seconds=0.1, ended_s=1.1),
+    )
+    counts = found.counts
+    assert counts.rate_latest == pytest.approx(400 * PAGE)
+    assert counts.rate_peak == found.mappings[0].counts.rate_peak == 10 * PAGE
+    assert counts.n_pages == 50
+
+
 def test_a_growing_heap_is_one_line() -> None:
     grown = [mapping("[heap]", 100, 200 + 50 * step, "heap") for step in range(5)]
     found = figures(*(epoch(step, [heap], (100, 110)) for step, heap in enumerate(grown)))

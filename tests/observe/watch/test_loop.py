@@ -72,6 +72,46 @@ def test_a_program_that_exec_made_is_an_account_of_its_own() -> None:
     assert [one.command for one in book.running()] == ["redis-server"]
 
 
+def test_a_process_is_over_with_the_epoch_that_is_its_last() -> None:
+    book = Book()
+    book.add([epoch(0, [HEAP], (100, 110)), epoch(0, [HEAP], (100, 105), pid=4712)])
+    assert book.unseen_since_ns(4711) == 10**9
+    book.add([epoch(1, [HEAP], (100, 110), is_last=True)])
+    assert book.unseen_since_ns(4711) == 0
+    assert [one.pid for one in book.running()] == [4712]
+    assert [one.counts.n_pages for one in book.figures()] == [20, 5]
+
+
+class _Programs(MadeUpTracker):
+    """Ends while several programs of it are still to be reported, one a collect."""
+
+    def wait(self, timeout_s: float) -> bool:
+        self.waits.append(timeout_s)
+        self.now += timeout_s
+        return True
+
+
+def test_when_it_has_ended_all_that_is_left_is_collected() -> None:
+    programs = [epoch(0, [HEAP], (100, 101), command=name) for name in ("sh", "env", "true")]
+    child = _Programs([epoch(0, [HEAP], pid=4712) for _ in range(5)], pid=4712)
+    one = _Programs(programs, children=(child,))
+    rounds = list(watch(one, 2.0, clock=one.clock))
+    assert [[writes.pid for writes in round_] for round_ in rounds] == [[4711, 4712]] * 3 + [[4712]] * 2
+    assert [writes.command for round_ in rounds for writes in round_ if writes.pid == 4711] == [
+        *("sh", "env", "true")
+    ]
+
+
+def test_of_children_that_run_on_nothing_is_collected_after_the_end() -> None:
+    class Daemon(MadeUpTracker):
+        def wait(self, timeout_s: float) -> bool:
+            return False
+
+    one = tracker(n=1, children=(Daemon([epoch(n, [HEAP], pid=4712) for n in range(9)], pid=4712),))
+    rounds = list(watch(one, 2.0, clock=one.clock))
+    assert [[writes.pid for writes in round_] for round_ in rounds] == [[4711, 4712]]
+
+
 def test_of_many_ended_processes_those_that_wrote_most_are_kept() -> None:
     book = Book()
     for pid in range(1, book_module.MOST_ENDED + 4):

@@ -17,6 +17,8 @@ from writewatch.observe.watch.lines import NOWHERE, Lines
 from writewatch.pages import Runs, difference, total
 from writewatch.tracker.process.writes import ProcessWrites
 
+#: An epoch that is shorter than this share of the one before has no peak: of a moment, few pages are a huge rate.
+_TOO_SHORT: Final = 0.25
 #: Epochs whose rates are kept, for a sparkline.
 N_HISTORY: Final = 64
 #: Sentences that are kept; a program that maps and unmaps could make new ones for ever.
@@ -63,9 +65,14 @@ class Account:
         fresh = self._ages.add(runs, of_line, writes.ended_ns, n_lines)
         within = self._ages.within(writes.ended_ns, n_lines)
         per_second = writes.page_size / max(writes.elapsed_s, 1e-9)
-        self._tallies.add(pages, fresh, within, per_second)
+        has_peak = self._latest is None or writes.elapsed_s >= _TOO_SHORT * self._latest.elapsed_s
+        self._tallies.add(pages, fresh, within, per_second, has_peak)
         self._whole.add(
-            pages.sum(keepdims=True), fresh.sum(keepdims=True), within.sum(axis=1, keepdims=True), per_second
+            pages.sum(keepdims=True),
+            fresh.sum(keepdims=True),
+            within.sum(axis=1, keepdims=True),
+            per_second,
+            has_peak,
         )
         self._remember(writes)
 
@@ -136,7 +143,9 @@ class _Tallies:
         self._history = np.zeros((N_HISTORY, n_lines), np.float32)
         self._n_epochs = 0
 
-    def add(self, pages: Integers, fresh: Integers, within: Integers, per_second: float) -> None:
+    def add(
+        self, pages: Integers, fresh: Integers, within: Integers, per_second: float, has_peak: bool
+    ) -> None:
         """An epoch; ``per_second`` turns its pages into a rate."""
         self._grow(len(pages))
         self.n_pages += pages
@@ -145,7 +154,8 @@ class _Tallies:
         self._within = within
         np.maximum(self._within_peak, within, out=self._within_peak)
         rate = pages * per_second
-        np.maximum(self._rate_peak, rate, out=self._rate_peak)
+        if has_peak:
+            np.maximum(self._rate_peak, rate, out=self._rate_peak)
         self._history[self._n_epochs % N_HISTORY] = rate
         self._n_epochs += 1
 

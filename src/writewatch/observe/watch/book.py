@@ -42,6 +42,8 @@ class Book:
             if account is None:
                 account = self._running[writes.pid] = Account(self._windows_s)
             account.add(writes)
+            if writes.is_last:  # there may be thousands of short processes
+                self.end(writes.pid)
 
     def end(self, pid: int) -> None:
         """This process, or the program in it, is over; nothing when it is not known."""
@@ -65,11 +67,9 @@ class Book:
         return self._running.get(pid)
 
     def unseen_since_ns(self, pid: int) -> int:
-        """When the latest epoch of the program that runs in a process ended; 0 when nothing was written after it."""
+        """When the latest epoch of the program that runs in a process ended; 0 when there is nothing after it."""
         account = self._running.get(pid)
-        if account is None or account.latest is None or account.latest.is_last:
-            return 0
-        return account.latest.ended_ns
+        return account.latest.ended_ns if account is not None and account.latest is not None else 0
 
     def running(self) -> tuple[ProcessFigures, ...]:
         """Figures of the processes that are not over, in the order of their appearance."""
