@@ -16,7 +16,7 @@ import pytest
 import writewatch as ww
 from tests.tracker.process.targets import pages_in
 from writewatch.pages import Runs, no_runs, union
-from writewatch.tracker.process import launching
+from writewatch.tracker.process import launching, session
 
 pytestmark = pytest.mark.kernel("uffd_wp_async")
 
@@ -115,12 +115,13 @@ def test_collecting_all_the_time_loses_nothing_at_the_end() -> None:
             target.tracker.collect()
             target.write(pages)
             found, reports = no_runs(), []
-            with contextlib.suppress(ww.TrackingLostError):
+            with pytest.raises(ww.TrackingLostError, match=r"has exited$"):  # noqa: PT012
                 while True:
                     reports.append(target.tracker.collect())
                     found = union(found, reports[-1].page_runs)
+            assert target.tracker.exit_status == 0
         assert target.pages(found) == pages, seed
-        assert reports[-1].is_last
+        assert [one.is_last for one in reports] == [False] * (len(reports) - 1) + [True]
 
 
 def test_what_is_not_followed_is_not_held_and_that_is_said() -> None:
@@ -158,6 +159,21 @@ def test_children_that_nobody_saw_alive_are_reported() -> None:
         assert len(reports) == 5
         assert all(one.is_last and one.n_bytes >= 1 << 20 for one in reports)
         assert [child.exit_status for child in tracker.children] == list(range(5))
+
+
+def test_of_a_child_that_was_not_held_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session.Session, "look_last", lambda *_: False)
+    theirs, to_it = os.pipe()
+    script = "sh -c 'exit 3'; read line"
+    with ww.launch(["sh", "-c", script], follow_forks=True, follow_exec=True, stdin=theirs) as tracker:
+        notes: tuple[str, ...] = ()
+        while not any("wrote after the last look was not seen" in note for note in notes):
+            notes = tracker.collect().notes
+        os.close(to_it)
+        assert tracker.wait(60)
+        with pytest.raises(ww.TrackingLostError, match="what it wrote after the last look was not seen"):
+            tracker.collect()
+    os.close(theirs)
 
 
 def test_closing_while_programs_end_leaves_them_alone() -> None:

@@ -132,10 +132,7 @@ class Follower:
         if event is None:
             return False
         if isinstance(event, launching.Ended):
-            self._statuses[event.pid] = event.status
-            self._ends[event.pid].set()
-            self._sessions.pop(event.pid, None)
-            self._trackers.pop(event.pid, None)  # what descends from it is the first one's from now on
+            self._has_ended(event)
             return True
         if isinstance(event, launching.Ending):
             self._look_last(event.pid)
@@ -146,12 +143,20 @@ class Follower:
             self._launched.release(event.pid)
         return True
 
+    def _has_ended(self, event: launching.Ended) -> None:
+        self._statuses[event.pid] = event.status
+        self._ends[event.pid].set()
+        self._trackers.pop(event.pid, None)  # what descends from it is the first one's from now on
+        session = self._sessions.pop(event.pid, None)
+        if session is not None and not session.saw_end and event.pid != self._launched.pid:
+            self.tracker.tell(f"what {session.command} ({event.pid}) wrote after the last look was not seen")
+
     def _look_last(self, pid: int) -> None:
         """A process is held at its end."""
         session = self._sessions.get(pid)
         try:
-            if session is not None and not session.look_last(_END_S) and pid != self._launched.pid:
-                self.tracker.tell(f"what {session.command} ({pid}) wrote after the last look was not seen")
+            if session is not None:
+                session.look_last(_END_S)
         finally:
             self._launched.let_end(pid)
         if session is not None and session.saw_end:
