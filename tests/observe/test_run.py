@@ -299,7 +299,12 @@ def test_what_cannot_be_run(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run"], ["run", "--interval", "0", "true"], ["run", "--budget", "2", "true"]]
+    "arguments",
+    [
+        ["run"],
+        *(["run", "--interval", word, "true"] for word in ("0", "-1", "nan", "inf", "soon")),
+        *(["run", "--budget", word, "true"] for word in ("0", "2", "nan")),
+    ],
 )
 def test_misuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(arguments) == 2
@@ -419,6 +424,27 @@ def test_a_signal_to_us_reaches_the_program_and_the_summary_is_told() -> None:
         _, told = child.communicate()
     assert child.returncode == 9
     assert "exit status 9" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_to_the_whole_group_leaves_us_to_tell_the_end(number: signal.Signals) -> None:
+    needs_attaching()
+    program = "print('ready', flush=True); input()"
+    command = [sys.executable, "-m", "writewatch", "run", "--quiet", "--", sys.executable, "-c", program]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        os.killpg(child.pid, number)
+        _, told = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    assert f"killed by {number.name}" in told
 
 
 def test_children_are_watched_too() -> None:

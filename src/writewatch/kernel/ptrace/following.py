@@ -101,7 +101,7 @@ class Program:
 
     def run(self) -> None:
         """Start the program and serve until it has ended, or its owner is gone."""
-        found = starting.ignore_what_is_typed()
+        found = starting.ignore_what_the_group_is_sent()
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

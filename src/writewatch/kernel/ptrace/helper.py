@@ -21,6 +21,11 @@ import types
 from pathlib import Path
 
 _IDLE_S = 10.0
+#: What a person types, or a supervisor sends, reaches the whole process group.
+_OF_THE_GROUP = (
+    *(signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP),
+    *(signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2),
+)
 
 
 def import_without_numpy() -> None:
@@ -40,8 +45,8 @@ def serve(owner: socket.socket) -> None:
 
     machine = machine_of()
     assert machine is not None  # the owner has looked
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
-        signal.signal(number, signal.SIG_IGN)  # meant for the owner
+    for number in _OF_THE_GROUP:
+        signal.signal(number, signal.SIG_IGN)  # meant for the owner, whose end we notice
     owner.settimeout(_IDLE_S)
     packets.send(owner, {"pid": os.getpid()})
     gc.freeze()

@@ -16,10 +16,11 @@ from typing import Any, Final
 from writewatch.abi.ptrace import PTRACE_SEIZE
 from writewatch.kernel import libc
 
-#: What a person types at the program is not meant for its parent.
-_TYPED: Final = (
+#: What a person types at the program, and what a supervisor sends to the whole group, is not meant for its parent.
+_OF_THE_GROUP: Final = (
     *(signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP),
     *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGHUP),
+    *(signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2),
 )
 #: Python ignores these; a program that it starts finds them as they are by default.
 _BY_DEFAULT: Final = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -28,10 +29,10 @@ _COULD_NOT_EXEC: Final = 127
 Dispositions = dict[signal.Signals, Any]
 
 
-def ignore_what_is_typed() -> Dispositions:
-    """From now on only the program minds the terminal; how signals were handled before."""
-    found = {number: signal.getsignal(number) for number in (*_TYPED, signal.SIGCHLD)}
-    for number in _TYPED:
+def ignore_what_the_group_is_sent() -> Dispositions:
+    """From now on only the program minds it, and the end of our owner ends us; how signals were handled before."""
+    found = {number: signal.getsignal(number) for number in (*_OF_THE_GROUP, signal.SIGCHLD)}
+    for number in _OF_THE_GROUP:
         signal.signal(number, signal.SIG_IGN)
     return found
 

@@ -20,6 +20,7 @@ from typing import Final, TextIO
 import click
 
 from writewatch.errors import UsageError, WriteWatchError
+from writewatch.observe.commands.numbers import Number
 from writewatch.observe.reporters.record import progress_line, sentence, values
 from writewatch.observe.trace.schema import described
 from writewatch.observe.trace.tally import Tally
@@ -60,10 +61,8 @@ class _WithProgram(click.Command):
 @click.command(cls=_WithProgram, options_metavar="-o TRACE [OPTIONS]")
 @click.argument("process", metavar="PID|NAME|-- CMD …", required=False)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="TRACE")
-@click.option("--interval", type=click.FloatRange(0.01, 3600), default=1.0, show_default=True, metavar="S")
-@click.option(
-    "--duration", type=click.FloatRange(min=0.01), metavar="S", help="Stop recording after so long."
-)
+@click.option("--interval", type=Number(0.01, 3600), default=1.0, show_default=True, metavar="S")
+@click.option("--duration", type=Number(min=0.01), metavar="S", help="Stop recording after so long.")
 @click.option(
     "--max-size", callback=_bytes, default=f"{DEFAULT_BYTES >> 20}MiB", show_default=True, metavar="SIZE",
     help="Bound on the trace: what is older gets coarser.",
@@ -71,7 +70,7 @@ class _WithProgram(click.Command):
 @click.option(
     "--follow-forks/--no-follow-forks", default=True, show_default=True, help="Record children too."
 )
-@click.option("--budget", type=click.FloatRange(0.001, 1), default=0.05, show_default=True, metavar="SHARE")
+@click.option("--budget", type=Number(0.001, 1), default=0.05, show_default=True, metavar="SHARE")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.pass_context
 def record(

@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 
 from writewatch.errors import WriteWatchError
+from writewatch.observe.commands.numbers import Number
 from writewatch.observe.watch.book import Book
 from writewatch.observe.watch.loop import watch
 from writewatch.observe.watch.opening import Started, launch_program, wait_for_exit
@@ -22,7 +23,7 @@ from writewatch.observe.watch.telling import Teller, teller
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--interval", type=click.FloatRange(0.01, 3600), default=1.0, show_default=True, metavar="S")
+@click.option("--interval", type=Number(0.01, 3600), default=1.0, show_default=True, metavar="S")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines instead of text: start, epochs, summary.")
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Tell it there, not on stderr.")
 @click.option("--quiet", is_flag=True, help="Only the summary.")
@@ -30,7 +31,7 @@ from writewatch.observe.watch.telling import Teller, teller
     "-o", "--output", type=click.Path(path_type=Path), metavar="TRACE", help="Record a trace as well."
 )
 @click.option("--follow-forks/--no-follow-forks", default=True, show_default=True, help="Watch children too.")
-@click.option("--budget", type=click.FloatRange(0.001, 1), default=0.05, show_default=True, metavar="SHARE")
+@click.option("--budget", type=Number(0.001, 1), default=0.05, show_default=True, metavar="SHARE")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] CMD …")
 @click.pass_context
 def run(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from writewatch.errors import UsageError
+from writewatch.observe.commands.numbers import Number
 from writewatch.observe.reporters.summary import Ending, summary
 from writewatch.observe.reporters.values import process_values
 from writewatch.observe.watch.book import Book
@@ -18,11 +19,11 @@ from writewatch.observe.watch.loop import collect_all, cost_share, period_s
 
 @click.command()
 @click.argument("process", metavar="PID|NAME")
-@click.option("--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, metavar="S")
+@click.option("--interval", type=Number(0.05, 3600), default=1.0, show_default=True, metavar="S")
 @click.option("--once", is_flag=True, help="Watch one interval, print what was written, and end.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: one JSON object.")
 @click.option("--follow-forks/--no-follow-forks", default=True, show_default=True, help="Watch children too.")
-@click.option("--budget", type=click.FloatRange(0.001, 1), default=0.05, show_default=True, metavar="SHARE")
+@click.option("--budget", type=Number(0.001, 1), default=0.05, show_default=True, metavar="SHARE")
 @click.option("--ascii", "is_plain", is_flag=True, help="No other signs than ASCII.")
 def top(
     process: str,

@@ -30,6 +30,8 @@ def find_program(name: str) -> str:
     Raises:
         CannotRunError: There is none, or it may not be executed.
     """
+    if not name:
+        raise NotFoundError("the program's name is empty; name one")
     found = shutil.which(name)
     if found is not None:
         return found
