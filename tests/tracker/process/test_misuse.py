@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+import sys
 import threading
 import warnings
 from typing import Any
@@ -120,3 +121,21 @@ def test_a_fork_of_ours_that_closes_a_launched_tracker_leaves_the_launcher_at_wo
         assert tracker.wait(10)
         assert tracker.exit_status == 0
     os.close(ends[0])
+
+
+#: Watches its own parent, and all the children of that.
+_WATCHES_ITS_PARENT = """
+import os, writewatch
+with writewatch.attach(os.getppid(), follow_forks=True) as tracker:
+    print(*tracker.collect().notes, sep="\\n")
+"""
+
+
+def test_one_who_watches_its_parent_is_left_out_of_the_children() -> None:
+    # The first Python is the parent: nothing but a process of its own may be watched by the second.
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", parent, _WATCHES_ITS_PARENT], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is the process that watches: it is not watched" in done.stdout

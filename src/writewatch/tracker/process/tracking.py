@@ -294,6 +294,11 @@ class ProcessTracker:
             self._adopt(pid, report=True)
 
     def _adopt(self, pid: int, *, report: bool) -> None:
+        if pid == self._owner:
+            self._told.append(
+                f"child {pid} ({command_of(pid)}) is the process that watches: it is not watched"
+            )
+            return
         options = replace(self._options, follow_exec=True)
         try:
             child = ProcessTracker(pid, options, session=Session(pid, options, report=report))
