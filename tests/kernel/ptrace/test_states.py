@@ -51,7 +51,9 @@ def test_a_storm_of_stops_and_continues(soak: int) -> None:
 def test_a_leader_that_has_ended_leaves_its_threads() -> None:
     with Target("states", "leaderless") as target:
         target.await_state("Z")
-        assert take(target.pid).tid == target.tid != target.pid
+        taken = take(target.pid)
+        assert taken.tid == target.tid != target.pid
+        assert "goroutine" not in " ".join(taken.notes)
         target.say()
         assert target.line() == "alive 0"
 

@@ -26,7 +26,7 @@ class Footing:
         self.why_plain = ""
         if not isinstance(machine, X8664):
             self.why_plain = f"frames are not written on {machine.name}"
-        elif places.is_go(pid):
+        elif places.is_go(tracee.tid):
             self.why_plain = "a goroutine's stack may be too small"
         else:
             self.gadgets = places.find_gadgets(tracee, self.places)

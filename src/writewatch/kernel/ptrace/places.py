@@ -59,10 +59,10 @@ def read_places(pid: int, tid: int) -> list[Place]:
     return places
 
 
-def is_go(pid: int) -> bool:
-    """Whether a program of Go runs there; also True where its file cannot be read."""
+def is_go(tid: int) -> bool:
+    """Whether a thread is of a program of Go; also True where its file cannot be read, as of one that has ended."""
     try:
-        with open(f"/proc/{pid}/exe", "rb", buffering=0) as file:
+        with open(f"/proc/{tid}/exe", "rb", buffering=0) as file:
             return _GO_NOTE in file.read(_HEAD_BYTES)
     except OSError:
         return True
