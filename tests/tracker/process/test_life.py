@@ -16,6 +16,7 @@ import pytest
 import writewatch as ww
 from tests.tracker.process.targets import PAGE, Target, is_running, n_armed, pages_in, reported
 from writewatch.tracker.process.family import children_of
+from writewatch.tracker.process.select import Taken, take_by_ptrace
 
 pytestmark = pytest.mark.kernel("uffd_wp_async")
 
@@ -48,6 +49,21 @@ def exec_sleep(target: Target) -> None:
     comm = pathlib.Path(f"/proc/{target.pid}/comm")
     while comm.read_text() != "sleep\n":
         os.sched_yield()
+
+
+def test_a_program_that_comes_while_it_is_attached_to_is_watched(target: Target) -> None:
+    def take(pid: int) -> Taken:
+        if not taken:
+            exec_sleep(target)
+        taken.append(take_by_ptrace(pid))
+        return taken[-1]
+
+    taken: list[Taken] = []
+    with ww.attach(target.pid, take=take) as tracker:
+        assert tracker.command == "sleep"
+        assert tracker.backend == "uffd-wp"
+        tracker.collect()
+    assert len(taken) == 2
 
 
 def test_another_program_that_is_not_followed_ends_it(target: Target) -> None:

@@ -50,6 +50,10 @@ class NoUserfaultfdError(AttachError):
     """The target can have no userfaultfd, now and later; it may be watched otherwise."""
 
 
+class MovedOnError(AttachError):
+    """The mm ended while it was attached to. The process ends too, or has another one, which may be tried."""
+
+
 Take: TypeAlias = Callable[[int], Taken]
 
 
@@ -106,7 +110,7 @@ def translated(pid: int) -> Iterator[None]:
         yield
     except (MmGoneError, ProcessLookupError) as error:
         why = f"{pid} ended, or ran another program, while it was attached to"
-        raise AttachError(why, pid) from error
+        raise MovedOnError(why, pid) from error
     except PermissionError as error:
         why = f"{pid} may not be read ({error.strerror}); run as root or with CAP_SYS_PTRACE"
         raise AttachError(why, pid) from error
@@ -162,7 +166,7 @@ def _may_be_done_otherwise(error: Exception, pid: int) -> bool:
     """Whether another backend is to be tried: not where the reason will pass, or the user is better told."""
     if isinstance(error, NoUserfaultfdError | KernelUnsupportedError):
         return True
-    return not isinstance(error, AlreadyTrackedError) and not is_momentary(pid)
+    return not isinstance(error, AlreadyTrackedError | MovedOnError) and not is_momentary(pid)
 
 
 def is_momentary(pid: int) -> bool:

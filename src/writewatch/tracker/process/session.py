@@ -21,7 +21,7 @@ from writewatch.tracker.process.images import Images
 from writewatch.tracker.process.mappings import Hints, named
 from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles, command_of
 from writewatch.tracker.process.records import Options
-from writewatch.tracker.process.select import Take, choose
+from writewatch.tracker.process.select import MovedOnError, Take, choose
 from writewatch.tracker.process.threads import StackPointers
 from writewatch.tracker.process.writes import Mapping
 from writewatch.tracker.ranges import max_map_count
@@ -29,6 +29,8 @@ from writewatch.tracker.ranges import max_map_count
 #: Shares of vm.max_map_count: above the first epochs grow longer, above the second nothing is watched.
 MANY_MAPPINGS: Final = 0.5
 TOO_MANY_MAPPINGS: Final = 0.9
+#: Programs that a process may become, one after another, while it is attached to: wrappers are seldom nested deeper.
+_TRIES: Final = 16
 
 
 class Session:
@@ -152,6 +154,18 @@ class Session:
             self.backend.abandon()
 
 
+def open_session(pid: int, options: Options, *, report: bool = False) -> Session:
+    """Watch a process by number, with whatever program it has by the time: wrappers exec the real one.
+
+    Raises:
+        AttachError, KernelUnsupportedError, UsageError: As ``attach``.
+    """
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(MovedOnError):
+            return Session(pid, options, report=report)
+    return Session(pid, options, report=report)
+
+
 def _facts(sentences: dict[Vma, str]) -> tuple[tuple[int, str], ...]:
     return tuple((vma.start, why) for vma, why in sentences.items())
 
@@ -161,7 +175,7 @@ def _refuse_many_mappings(files: ProcFiles) -> None:
         n_mappings = files.read_maps().count(b"\n")
     except MmGoneError as error:
         why = f"process {files.pid} has no memory to track: it has exited, or is a kernel thread"
-        raise AttachError(why, files.pid) from error
+        raise MovedOnError(why, files.pid) from error
     if n_mappings > TOO_MANY_MAPPINGS * max_map_count():
         raise AttachError(too_many(files.pid, n_mappings), files.pid)
 

@@ -30,6 +30,7 @@ from writewatch.tracker.process.session import (
     TOO_MANY_MAPPINGS,
     Launcher,
     Session,
+    open_session,
     too_many,
 )
 from writewatch.tracker.process.writes import ProcessWrites
@@ -82,7 +83,7 @@ class ProcessTracker:
         self._arrived: deque[ProcessTracker] = deque()  # from the launcher's thread
         self._brood = Brood(pid) if options.follow_forks and launcher is None else None
         present = self._brood.fresh() if self._brood else ()
-        self._become(session or Session(pid, options))
+        self._become(session or open_session(pid, options))
         try:
             for child in present:
                 self._adopt(child, report=False)
@@ -214,7 +215,7 @@ class ProcessTracker:
             # Linux shows a tracer the exec when the old mm is gone.
             self._told.append(f"what {self.command} wrote between its last look and that exec was not seen")
         else:
-            session = Session(self.pid, self._options, report=True)
+            session = open_session(self.pid, self._options, report=True)
             self._told.append(
                 f"exec: now {session.command}; what it wrote before it was attached to is assumed"
             )
@@ -301,7 +302,7 @@ class ProcessTracker:
             return
         options = replace(self._options, follow_exec=True)
         try:
-            child = ProcessTracker(pid, options, session=Session(pid, options, report=report))
+            child = ProcessTracker(pid, options, session=open_session(pid, options, report=report))
         except (WriteWatchError, OSError) as error:
             self._told.append(f"child {pid} ({command_of(pid) or 'gone'}) is not watched: {error}")
             return
