@@ -35,7 +35,7 @@ def why_not() -> str | None:
     return None
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # before what a module prepares for its tests
 def attachable() -> None:
     """Everything that the tests of this directory need."""
     reason = why_not()

@@ -24,7 +24,7 @@ WOKEN = {"read_pipe", "read_eventfd", "recv", "recvmsg", "wait4", "lock", "msgrc
 
 
 @pytest.fixture(scope="module")
-def ends() -> Iterator[dict[str, tuple[list[int], list[int]]]]:
+def ends(attachable: None) -> Iterator[dict[str, tuple[list[int], list[int]]]]:
     """Call -> (result, errno, microseconds) of one left alone, and of one attached to. All sleep at the same time."""
     with ExitStack() as running:
         pairs = {}
