@@ -124,6 +124,8 @@ def test_it_is_held_once_and_keeps_its_status(followed: str, argv: Sequence[str]
 def test_by_a_signal_of_another_process_too() -> None:
     with start(["sleep", "1000"]) as launched:
         release(launched, launched.next_event() or pytest.fail("there is no program"))
+        while "State:\tS" not in Path(f"/proc/{launched.pid}/status").read_text():
+            os.sched_yield()
         os.kill(launched.pid, signal.SIGKILL)
         assert all_events(launched) == [Ending(launched.pid), Ended(launched.pid, -signal.SIGKILL)]
 

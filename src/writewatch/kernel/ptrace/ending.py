@@ -6,7 +6,9 @@ its mm is whole as long as that one is held. What Linux itself still writes for 
 word of its id and its robust futexes, which others see only where memory is shared. Core dumps are written before.
 
 Threads that leave earlier are never held: others wait for them, by pthread_join or exec. A process that is held takes
-no signal any more, SIGKILL neither; it goes on when it is told to, after a while, or when its tracer dies.
+no signal any more, SIGKILL neither; it goes on when it is told to, after a while, or when its tracer dies. One that is
+killed in the microseconds in which its tracer lets it go on from another stop may slip through: that stop has become
+this one by then, unseen. Its owner sees an end without a last look.
 
 Truth: ``do_exit()`` in ``kernel/exit.c``, ``prepare_signal()`` and ``ptrace_stop()`` in ``kernel/signal.c``.
 
