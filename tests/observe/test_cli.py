@@ -32,7 +32,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     [
         (UsageError("give a page; pages are whole"), 2, "writewatch: give a page; pages are whole\n"),
         (KernelUnsupportedError("no such kernel"), 1, "writewatch: no such kernel\n"),
-        (FileNotFoundError(2, "No such file", "/x"), 1, "writewatch: [Errno 2] No such file: '/x'\n"),
+        (FileNotFoundError(2, "No such file", "/x"), 1, "writewatch: /x: No such file\n"),
         (click.ClickException("it failed"), 1, "writewatch: it failed\n"),
         (click.Abort(), 130, ""),
         (KeyboardInterrupt(), 130, ""),

@@ -426,6 +426,22 @@ def test_a_signal_to_us_reaches_the_program_and_the_summary_is_told() -> None:
     assert "exit status 9" in told
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_was_closed_costs_no_status(closed: str) -> None:
+    needs_attaching()
+    script = f'"$0" -m writewatch run --quiet -- sh -c "exit 7" {closed}'
+    done = subprocess.run(["sh", "-c", script, sys.executable], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 7
+    assert "Traceback" not in done.stderr
+
+
+def test_a_log_on_a_full_disk_costs_no_status() -> None:
+    needs_attaching()
+    done = writewatch("--log", "/dev/full", "--", "sh", "-c", "exit 7")
+    assert done.returncode == 7
+    assert done.stderr == "writewatch: the log /dev/full is not complete: No space left on device\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP], ids=lambda n: n.name)
 def test_a_signal_to_the_whole_group_leaves_us_to_tell_the_end(number: signal.Signals) -> None:
     needs_attaching()

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: Words after the program's name; None takes those of the process.
     """
+    _fill_standard_streams()
     try:
         sys.exit(run(arguments))
     except ModuleNotFoundError as error:
@@ -55,12 +56,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough. Python must not try to flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (WriteWatchError, OSError) as error:
+    except OSError as error:
+        _say(": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error))
+        return FAILED
+    except WriteWatchError as error:
         _say(str(error))
         return FAILED
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _fill_standard_streams() -> None:
+    """A stream that we were started without lends its number to no file of ours: what is said on it is gone."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null > fd:
+                null = os.dup2(null, fd)
+            os.set_inheritable(null, True)
+            mode = "r" if fd == 0 else "w"
+            setattr(sys, name, open(null, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
 def _with_help(error: object) -> str:

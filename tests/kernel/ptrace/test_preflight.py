@@ -53,6 +53,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"tracer": (4700, "strace"), "threads": TRACED},
         "4711 is being traced by strace (pid 4700); detach it for a moment (it may return after attaching)",
     ),
+    "followed by a launcher": (
+        {"tracer": (4700, "writewatch"), "threads": TRACED},
+        "4711 is followed by another writewatch (pid 4700); end that first",
+    ),
     "32-bit": ({"is_32_bit": True}, "4711 is a 32-bit process: not supported"),
     "frozen": ({"frozen_by": "/x"}, "4711 is frozen by cgroup /x; thaw it first"),
     "filtered": (

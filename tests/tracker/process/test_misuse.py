@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -139,3 +140,23 @@ def test_one_who_watches_its_parent_is_left_out_of_the_children() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "is the process that watches: it is not watched" in done.stdout
+
+
+def test_what_a_launcher_follows_is_not_attached_to_and_who_follows_it_is_said() -> None:
+    with ww.launch(["sleep", "1000"], follow_forks=True) as tracker:
+        try:
+            with pytest.raises(ww.AttachError, match=r"is followed by another writewatch .*; end that first"):
+                ww.attach(tracker.pid)
+        finally:
+            os.kill(tracker.pid, signal.SIGKILL)
+
+
+def test_a_launcher_that_is_followed_says_why_it_cannot_follow() -> None:
+    inner = "import writewatch; writewatch.launch(['true'])"
+    ends = os.pipe()
+    with ww.launch([sys.executable, "-c", inner], follow_forks=True, stderr=ends[1]) as tracker:
+        os.close(ends[1])
+        with open(ends[0]) as complaints:
+            assert "true is traced already, as this process is, by writewatch" in complaints.read()
+        assert tracker.wait(10)
+        assert tracker.exit_status == 1

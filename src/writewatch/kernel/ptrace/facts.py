@@ -20,6 +20,10 @@ _CGROUP2: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 _FREEZER: Final = "/sys/fs/cgroup/freezer"
 _ELF_CLASS_AT: Final = 4
 _ELFCLASS32: Final = 1
+_HELPER: Final = "/kernel/ptrace/helper.py\0"
+
+#: The name of a tracer that is a helper like ours.
+OURSELVES: Final = "writewatch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,14 @@ def _is_kernel_thread(lines: dict[str, str]) -> bool:
 
 def _tracer(pid: int, threads: tuple[Thread, ...]) -> tuple[int, str] | None:
     tracer = pid or next((thread.tracer for thread in threads if thread.tracer), 0)
-    return (tracer, read_text(f"/proc/{tracer}/comm") or "?") if tracer else None
+    return (tracer, _name_of_tracer(tracer)) if tracer else None
+
+
+def _name_of_tracer(pid: int) -> str:
+    """Its name; ours where it is a helper, which is some Python to everybody else."""
+    if _HELPER in (read_text(f"/proc/{pid}/cmdline") or ""):
+        return OURSELVES
+    return read_text(f"/proc/{pid}/comm") or "?"
 
 
 def _is_32_bit(pid: int) -> bool:

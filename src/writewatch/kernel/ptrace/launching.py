@@ -22,6 +22,7 @@ from writewatch.errors import AttachError, KernelUnsupportedError, UsageError
 from writewatch.kernel.ptrace import packets
 from writewatch.kernel.ptrace.arguments import folder_of, variables_of, words_of
 from writewatch.kernel.ptrace.attaching import Taken, sentence
+from writewatch.kernel.ptrace.facts import read_facts
 from writewatch.kernel.ptrace.registers import machine_of
 
 _HELPER: Final = Path(__file__).with_name("helper.py")
@@ -166,13 +167,23 @@ class Launched:
         if message["event"] == "failed":
             if message["what"] == "exec":
                 raise OSError(message["errno"], os.strerror(message["errno"]), command)
-            raise AttachError(
-                f"{command} may not be traced by its parent ({os.strerror(message['errno'])}): "
-                "run outside of the container, or without the system call filter",
-                0,
-            )
+            raise AttachError(_not_traced(command, message["errno"]), 0)
         self.pid = message["pid"]
         self._waiting.append(self._event(message, fd))
+
+
+def _not_traced(command: str, number: int) -> str:
+    """Why a child may not be traced. One that a tracer of ours has got by itself has no room for another."""
+    tracer = read_facts(os.getpid()).tracer
+    if tracer is not None:
+        return (
+            f"{command} is traced already, as this process is, by {tracer[1]} (pid {tracer[0]}); "
+            "run it on its own, or do not follow children there"
+        )
+    return (
+        f"{command} may not be traced by its parent ({os.strerror(number)}): "
+        "run outside of the container, or without the system call filter"
+    )
 
 
 def launch(

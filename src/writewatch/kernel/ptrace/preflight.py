@@ -10,7 +10,7 @@ import errno
 import os
 
 from writewatch.errors import AttachError, UsageError
-from writewatch.kernel.ptrace.facts import Facts, read_facts
+from writewatch.kernel.ptrace.facts import OURSELVES, Facts, read_facts
 from writewatch.kernel.ptrace.threads import Thread, best_first
 
 _MEND = "run as root or with CAP_SYS_PTRACE"
@@ -56,6 +56,8 @@ def refusal(facts: Facts) -> str | None:
         return f"{pid} ({facts.name}) is a kernel thread: it has no memory to track"
     if facts.tracer is not None and all(thread.tracer or thread.state in "ZX" for thread in facts.threads):
         number, name = facts.tracer
+        if name == OURSELVES:
+            return f"{pid} is followed by another writewatch (pid {number}); end that first"
         return f"{pid} is being traced by {name} (pid {number}); detach it for a moment (it may return after attaching)"
     if facts.is_32_bit:
         return f"{pid} is a 32-bit process: not supported"

@@ -90,5 +90,12 @@ def _opened(log: Path | None) -> Iterator[TextIO]:
     if log is None:
         yield sys.stderr
         return
-    with log.open("w", encoding="utf-8") as file:
+    file = log.open("w", encoding="utf-8")
+    try:
         yield file
+    finally:
+        try:
+            file.close()
+        except OSError as error:
+            # What the program ended with counts all the same.
+            click.echo(f"writewatch: the log {log} is not complete: {error.strerror}", err=True)

@@ -69,8 +69,7 @@ def _once(tracker: Any, interval: float, as_json: bool) -> None:
         }
         click.echo(json.dumps(values, indent=2))
         return
-    for line in summary(book.figures(), Ending("has ended" if ended else "runs on")):
-        click.echo(line)
+    click.echo("\n".join(summary(book.figures(), Ending("has ended" if ended else "runs on"))).strip("\n"))
 
 
 def _live(tracker: Any, interval: float, is_plain: bool) -> None:
