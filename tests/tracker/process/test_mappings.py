@@ -178,3 +178,20 @@ def test_the_span_of_a_program_reaches_to_the_end_of_its_bss() -> None:
 @pytest.mark.parametrize("head", [b"", b"#!/bin/sh\n", b"\x7fELF\x01\x01" + b"\0" * 90, b"\x7fELF\x02\x01"])
 def test_what_is_no_program_has_no_span(head: bytes) -> None:
     assert span_of(head, 4096) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (b"/srv/caf\xc3\xa9", "/srv/caf\u00e9"),
+        (b"/srv/caf\xe9", "/srv/caf\\xe9"),
+        (b"/srv/\x1b[31mred\x07", "/srv/\\x1b[31mred\\x07"),
+        ("/srv/\u202etxt.exe".encode(), "/srv/\\u202etxt.exe"),
+        (b"/srv/new\\012line", "/srv/new\\012line"),
+    ],
+)
+def test_a_name_of_whatever_bytes_can_be_shown_and_kept(given: bytes, shown: str) -> None:
+    (mapping,) = named(parse_maps(b"1000-2000 rw-s 0 08:01 7 " + given + b"\n"))
+    assert mapping.name == shown
+    assert mapping.name.isprintable()
+    mapping.name.encode()

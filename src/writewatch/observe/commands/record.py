@@ -30,6 +30,7 @@ from writewatch.observe.watch.finding import find_process
 from writewatch.observe.watch.loop import collect_all, watch
 from writewatch.observe.watch.opening import launch_program, wait_for_exit
 from writewatch.observe.watch.signals import passing_signals_on
+from writewatch.tracker.process.printing import printable
 from writewatch.tracker.process.writes import ProcessWrites
 
 _UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -135,7 +136,7 @@ def _of_process(pid: int, wish: _Wish) -> None:
 
 def _of_program(program: tuple[str, ...], wish: _Wish) -> int:
     """Run and record a program; its exit status, as a shell would have it."""
-    target = shlex.join(program)
+    target = printable(shlex.join(program))
     tally = Tally()
     with ExitStack() as stack:
         writer = stack.enter_context(wish.writer(target))

@@ -20,6 +20,7 @@ from writewatch.observe.watch.opening import Started, launch_program, wait_for_e
 from writewatch.observe.watch.recording import Recorder, recording
 from writewatch.observe.watch.signals import Recipient, passing_signals_on
 from writewatch.observe.watch.telling import Teller, teller
+from writewatch.tracker.process.printing import printable
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -57,7 +58,7 @@ def run(
     with ExitStack() as stack:
         told = stack.enter_context(_opened(log))
         tell = teller(told, as_json=as_json, quiet=quiet)
-        recorder = stack.enter_context(recording(output, shlex.join(command), interval))
+        recorder = stack.enter_context(recording(output, printable(shlex.join(command)), interval))
         signals = stack.enter_context(passing_signals_on())
         tracker = launch_program(command, follow_forks=follow_forks, budget=budget)
         stack.callback(tracker.close)

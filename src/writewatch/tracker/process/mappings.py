@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 from writewatch.abi.calls import Vma
 from writewatch.tracker.process.layout import is_candidate
+from writewatch.tracker.process.printing import printable
 from writewatch.tracker.process.writes import Kind, Mapping
 
 Name: TypeAlias = tuple[str, Kind]
@@ -99,6 +100,10 @@ class _Names:
         self._python_arena = _python_arena_bytes(images)
 
     def of(self, at: int) -> Name:
+        name, kind = self._of(at)
+        return printable(name), kind
+
+    def _of(self, at: int) -> Name:
         vma = self._vmas[at]
         if vma.name.startswith("[anon"):
             return _given(vma.name)

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from writewatch.abi.calls import KernelCalls
 from writewatch.errors import AttachError
 from writewatch.kernel.pagemap import Pagemap
+from writewatch.tracker.process.printing import printable
 
 _READ_BYTES = 1 << 16
 
@@ -136,7 +137,7 @@ def command_of(pid: int) -> str:
     """``comm`` of a process; empty when it is gone."""
     try:
         with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
-            return file.read(64).rstrip(b"\n").decode("utf-8", "backslashreplace")
+            return printable(file.read(64).removesuffix(b"\n").decode("utf-8", "surrogateescape"))
     except OSError:
         return ""
 
