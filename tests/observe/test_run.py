@@ -278,6 +278,24 @@ def test_a_failure_to_watch_leaves_the_program_and_its_status(
     assert "writewatch: watching ended: the disk is full; the program runs on\n" in capsys.readouterr().err
 
 
+def test_a_trace_that_cannot_be_finished_costs_no_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    writer = pytest.importorskip(
+        "writewatch.observe.trace.writer",
+        reason="pyarrow, which writes traces, is missing",
+        exc_type=ImportError,
+    )
+
+    def full(*_: object) -> None:
+        raise TraceError("the trace x cannot be finished: No space left on device")
+
+    monkeypatch.setattr(writer.TraceWriter, "close", full)
+    with_tracker(monkeypatch, MadeUpTracker(epochs(1), pid=os.getpid(), exit_status=5))
+    assert cli.run(["run", "--quiet", "-o", str(tmp_path / "trace"), "anything"]) == 5
+    assert "writewatch: the trace x cannot be finished" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "code", "sentence"),
     [

@@ -196,6 +196,7 @@ def test_a_trace_that_cannot_be_written_does_not_hurt_the_program(
 
     launched(monkeypatch, Tracker(epochs(2), exit_status=5))
     monkeypatch.setattr(TraceWriter, "add", full)
+    monkeypatch.setattr(TraceWriter, "close", full)  # nor is there room to finish it
     assert cli.run(["record", "-o", str(trace), "--", "true"]) == 5
     assert "recording ended: the trace x cannot be written" in capsys.readouterr().err
 

@@ -29,6 +29,7 @@ from writewatch.observe.watch.face import Watched
 from writewatch.observe.watch.finding import find_process
 from writewatch.observe.watch.loop import collect_all, watch
 from writewatch.observe.watch.opening import launch_program, wait_for_exit
+from writewatch.observe.watch.recording import beside_a_program
 from writewatch.observe.watch.signals import passing_signals_on
 from writewatch.tracker.process.printing import printable
 from writewatch.tracker.process.writes import ProcessWrites
@@ -139,7 +140,7 @@ def _of_program(program: tuple[str, ...], wish: _Wish) -> int:
     target = printable(shlex.join(program))
     tally = Tally()
     with ExitStack() as stack:
-        writer = stack.enter_context(wish.writer(target))
+        writer = stack.enter_context(beside_a_program(wish.writer(target)))
         signals = stack.enter_context(passing_signals_on())
         tracker = launch_program(program, follow_forks=wish.follow_forks, budget=wish.budget)
         stack.callback(tracker.close)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import click
+
+from writewatch.errors import TraceError
 from writewatch.tracker.process.writes import ProcessWrites
+
+if TYPE_CHECKING:
+    from writewatch.observe.trace.writer import TraceWriter
 
 
 class Recorder(Protocol):
@@ -36,4 +42,16 @@ def recording(trace: Path | None, target: str, interval_s: float) -> AbstractCon
     from writewatch.observe.trace.schema import described
     from writewatch.observe.trace.writer import DEFAULT_BYTES, TraceWriter
 
-    return TraceWriter(trace, described(target, interval_s, DEFAULT_BYTES))
+    return beside_a_program(TraceWriter(trace, described(target, interval_s, DEFAULT_BYTES)))
+
+
+@contextmanager
+def beside_a_program(writer: TraceWriter) -> Iterator[TraceWriter]:
+    """Close a trace at the end. One that cannot be finished is said to be so: the program's status is what counts."""
+    try:
+        yield writer
+    finally:
+        try:
+            writer.close()
+        except TraceError as error:
+            click.echo(f"writewatch: {error}", err=True)
