@@ -287,7 +287,10 @@ def test_a_trace_that_cannot_be_finished_costs_no_status(
         exc_type=ImportError,
     )
 
-    def full(*_: object) -> None:
+    close = writer.TraceWriter.close
+
+    def full(this: Any) -> None:
+        close(this)
         raise TraceError("the trace x cannot be finished: No space left on device")
 
     monkeypatch.setattr(writer.TraceWriter, "close", full)
