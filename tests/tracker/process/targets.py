@@ -47,7 +47,9 @@ def ok(result):
     return result
 
 def memory(pages, prot=RW, flags=PRIVATE | ANON, fd=-1, at=None):
-    return ok(libc.mmap(at, pages * P, prot, flags, fd, 0))
+    start = ok(libc.mmap(at, pages * P, prot, flags, fd, 0))
+    libc.madvise(start, pages * P, 15)  # MADV_NOHUGEPAGE: pages come alone also where huge ones are always given
+    return start
 
 def poke(at, *pages, value=1):
     for page in pages:
