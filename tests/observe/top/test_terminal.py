@@ -117,13 +117,15 @@ def test_a_live_redis_on_a_terminal(redis: subprocess.Popen[bytes], tmp_path: Pa
 def test_a_plain_terminal_gets_ascii_and_redis_goes_on(
     redis: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "writewatch", "top", str(redis.pid), "--interval", "0.1"]
-    terminal = Terminal(tmp_path, command, LC_ALL="C", TERM="vt100", NO_COLOR="1")
+    status = tmp_path / "status"  # tmux may be late to say that what it ran has ended
+    top = f"{sys.executable} -m writewatch top {redis.pid} --interval 0.1; echo $? > {status}"
+    terminal = Terminal(tmp_path, ["sh", "-c", top], LC_ALL="C", TERM="vt100", NO_COLOR="1")
     try:
         terminal.until(lambda text: "@" in text, "a heatmap")
         assert terminal.text.isascii()
         terminal.press("q")
-        terminal.until(lambda text: "Pane is dead" in text, "leaving")
+        until(lambda: status.exists() and status.read_text(), "leaving", lambda: terminal.text)
+        assert status.read_text() == "0\n"
         assert redis.poll() is None
     finally:
         terminal.close()
