@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _fill_standard_streams()
     try:
         sys.exit(run(arguments))
+    except KeyboardInterrupt:  # while modules are imported
+        sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
         if error.name not in _CLI_PACKAGES:
             raise

@@ -180,3 +180,15 @@ def test_a_program_that_attached_ends_without_a_complaint() -> None:
         words = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
         done = subprocess.run(words, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_helper_whose_owner_has_gone_ends_without_a_complaint() -> None:
+    ours, theirs = packets.pair()
+    ours.close()
+    with theirs:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(asking._HELPER), str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stderr=subprocess.PIPE,  # read to its end: until the helper has ended too
+        )
+    assert done.stderr == b""

@@ -12,6 +12,7 @@ The process that is started forks and ends, so that the one that stays is no chi
 of its own.
 """
 
+import contextlib
 import gc
 import os
 import signal
@@ -95,7 +96,8 @@ def main() -> None:
     import_without_numpy()
     owner = socket.socket(fileno=int(sys.argv[1]))
     if len(sys.argv) == 2:
-        serve(owner)
+        with contextlib.suppress(ConnectionError):  # the owner ended before it heard of us
+            serve(owner)
     else:
         run_a_program(owner, int(sys.argv[2]))
 
