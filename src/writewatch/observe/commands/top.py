@@ -80,7 +80,10 @@ def _live(tracker: Any, interval: float, is_plain: bool) -> None:
 
     view = View(tracker.pid)
     feed = Feed(tracker, interval)
-    Top(view, feed, ASCII if is_plain else glyphs_here()).run()
+    app = Top(view, feed, ASCII if is_plain else glyphs_here())
+    app.run()
+    if app.return_code:
+        click.get_current_context().exit(app.return_code)
     if feed.error is not None:
         raise feed.error
     if view.ended:

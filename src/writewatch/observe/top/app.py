@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import locale
 import os
+import signal
 from typing import Any, ClassVar, Final
 
 from rich.text import Text
@@ -113,11 +115,16 @@ class Top(App[None]):
     def on_mount(self) -> None:
         """Begin."""
         self._filter.can_focus = False
+        for number in (signal.SIGTERM, signal.SIGHUP):  # the terminal is given back first
+            asyncio.get_running_loop().add_signal_handler(number, self._end_by, number)
         if self._source is not None:
             self._source.start(
                 lambda news: self.post_message(Told(news)),
                 lambda sentence: self.post_message(Ended(sentence)),
             )
+
+    def _end_by(self, number: int) -> None:
+        self.exit(return_code=128 + number)
 
     def on_unmount(self) -> None:
         """No more news."""
