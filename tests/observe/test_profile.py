@@ -95,6 +95,32 @@ def test_buffers_of_a_tracker_are_named_and_stay_the_trackers() -> None:
         assert tracker.collect().pages(table).tolist() == [3]
 
 
+def test_a_profile_inside_of_another_is_refused() -> None:
+    needs_userfaultfd()
+    with (
+        ww.profile(),
+        pytest.raises(ww.AttachError, match="watched already, by another profile"),
+        ww.profile(),
+    ):
+        pass
+
+
+def test_a_fork_inside_takes_no_profile_away() -> None:
+    needs_userfaultfd()
+    with ww.profile() as found:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                found.__exit__(None, None, None)
+            except TrackingLostError as error:
+                status = 0 if "was forked from" in str(error) else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert found.n_pages
+
+
 def test_an_exception_passes_and_the_profile_is_complete() -> None:
     needs_userfaultfd()
     found = profile()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from writewatch.errors import TrackingLostError, WriteWatchError
 from writewatch.observe.profile.kept import Kept
 from writewatch.tracker.process.api import ProcessTracker, attach
+from writewatch.tracker.process.uffd import AlreadyTrackedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ def _serve(connection: socket.socket) -> None:
     request: Request = pickle.loads(packet)  # noqa: S301 (of the parent, over a socket that only it holds)
     try:
         tracker = attach(request.pid, take=lambda _pid: Handed(descriptors[0]), budget=request.budget)
+    except AlreadyTrackedError:
+        _send(connection, "it is watched already, by another profile() or program; end that first")
+        return
     except (WriteWatchError, OSError) as error:
         _send(connection, str(error))
         return

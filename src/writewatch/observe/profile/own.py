@@ -42,6 +42,7 @@ class OwnProcess:
                 "profile(buffer, …) watches buffers by other means",
                 ("uffd_wp_async",),
             )
+        self._owner = os.getpid()
         ours, theirs = socket.socketpair()
         with theirs:
             self._helper = _start(theirs.fileno())
@@ -56,8 +57,14 @@ class OwnProcess:
         """The epochs, oldest first; the last one ends now. Call it once.
 
         Raises:
-            TrackingLostError: The helper process has ended.
+            TrackingLostError: The helper process has ended, or this is a fork of the process that is watched.
         """
+        if os.getpid() != self._owner:
+            self._connection.close()
+            raise TrackingLostError(
+                f"process {os.getpid()} was forked from {self._owner} inside of the block and is not watched; "
+                "begin another profile() here"
+            )
         try:
             self._connection.sendall(b".")
             epochs = receive(self._connection)
