@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -160,3 +161,13 @@ def test_a_launcher_that_is_followed_says_why_it_cannot_follow() -> None:
             assert "true is traced already, as this process is, by writewatch" in complaints.read()
         assert tracker.wait(10)
         assert tracker.exit_status == 1
+
+
+def test_reports_can_be_compared_and_kept_in_sets(target: Target) -> None:
+    with ww.attach(target.pid) as tracker:
+        first, second = tracker.collect(), tracker.collect()
+    assert first == first
+    assert first != second
+    assert len({first, second}) == 2
+    copy = pickle.loads(pickle.dumps(first))
+    assert (copy.n_pages, copy.mappings, copy.notes) == (first.n_pages, first.mappings, first.notes)

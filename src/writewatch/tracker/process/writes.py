@@ -42,7 +42,7 @@ class Mapping:
     tracked: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MappingWrites:
     """The part of an epoch that fell on one mapping.
 
@@ -67,7 +67,7 @@ class MappingWrites:
         return self.n_pages * self.page_size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no truth: one report equals itself alone
 class ProcessWrites:
     """What one process wrote between two collects.
 
