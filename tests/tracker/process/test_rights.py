@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.kernel("uffd_wp_async", "ptrace")
 
 _OWN = """
-import re, subprocess, sys
+import re, socket, subprocess, sys
 import writewatch as ww
 assert re.search(r"^CapEff:\\s*0+$", open("/proc/self/status").read(), re.M), "there are capabilities"
 code = '''
@@ -32,8 +32,10 @@ with ww.attach(child.pid, backend="uffd-wp") as tracker:
     child.stdout.readline()
     assert tracker.collect().n_pages >= (8 << 20) // ww.capabilities().page_size
 child.communicate()
-with ww.launch([sys.executable, "-c", "x = bytearray(8 << 20)"]) as tracker:
+ours, theirs = socket.socketpair()
+with ours, ww.launch([sys.executable, "-c", "x = bytearray(8 << 20); input()"], stdin=theirs.fileno()) as tracker:
     tracker.collect()
+    ours.sendall(b"\\n")
     while not tracker.wait(1):
         pass
     assert tracker.exit_status == 0
