@@ -15,7 +15,7 @@ import pytest
 
 from tests.kernel.ptrace.target import program
 from writewatch.errors import UsageError
-from writewatch.kernel.ptrace.launching import Ended, Launched, NewMemory, launch
+from writewatch.kernel.ptrace.launching import Ended, Ending, Launched, NewMemory, launch
 
 pytestmark = pytest.mark.usefixtures("attachable")
 
@@ -34,8 +34,9 @@ def running(argv: Sequence[str], **keywords: Any) -> Iterator[Launched]:
 
 def events(launched: Launched) -> list[NewMemory | Ended]:
     """All events to the end; what is held is released."""
-    seen = []
+    seen: list[NewMemory | Ended] = []
     while (event := launched.next_event(60)) is not None:
+        assert not isinstance(event, Ending)  # nobody watches the memory here, so nobody is held
         seen.append(event)
         if isinstance(event, NewMemory):
             assert event.taken is not None, event.reason
