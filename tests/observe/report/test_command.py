@@ -46,6 +46,15 @@ def test_a_trace_that_was_cut_is_shown_and_what_is_missing_is_said(
     assert "Segment 2 is missing; its epochs are left out." in page.read_text(encoding="utf-8")
 
 
+def test_a_recording_that_was_cut_off_is_finished_first(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (trace / "_segment-000004.parquet.unfinished").write_bytes(b"PAR1 half")
+    assert cli.run(["report", str(trace), "--finish"]) == 0
+    assert capsys.readouterr().err == "writewatch: the trace was whole\n"
+    assert len(list(trace.iterdir())) == 3
+
+
 def test_what_to_make_must_be_said(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["report", str(trace)]) == 2
     assert "-o report.html" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from tests.observe.trace.recorder import pages_of
 from writewatch.errors import TraceError
 from writewatch.observe.trace import files
 from writewatch.observe.trace.blocks import joined
+from writewatch.observe.trace.finishing import finish_trace
 from writewatch.observe.trace.reader import Trace, open_trace
 from writewatch.observe.trace.schema import VERSION_KEY
 from writewatch.observe.trace.writer import TraceWriter
@@ -60,6 +62,51 @@ def test_kill_9_leaves_every_finished_epoch(tmp_path: Path, n_epochs: int) -> No
         for number in range(int(epoch["epoch"]), int(epoch["epoch"] + epoch["n_epochs"])):
             assert found[row] >= set(pages_of(number))
     assert any("cut off" in sentence for sentence in trace.damage) or not files.open_segments_in(trace.path)
+
+
+@pytest.mark.parametrize("n_epochs", [1, 60, 301])
+def test_a_recording_that_was_killed_can_be_finished_and_is_parquet_alone(
+    tmp_path: Path, n_epochs: int
+) -> None:
+    path = tmp_path / "trace"
+    last = killed_after(path, n_epochs)
+    told = joined(list(open_trace(path).blocks())).epochs["n_epochs"].sum()
+    finish_trace(path)
+    assert {one.suffix for one in path.iterdir()} == {".parquet"}
+    epochs = pl.read_parquet(path / "*.parquet").filter(pl.col("what") == "epoch")
+    assert epochs["n_epochs"].sum() == told > last
+    assert open_trace(path).damage == []
+    assert finish_trace(path) == 0
+
+
+def test_a_finished_recording_says_that_it_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    with open_writer(path, 70):
+        stream = files.open_path(path, 2).read_bytes()
+    files.segment_path(path, 2).unlink()
+    files.open_path(path, 2).write_bytes(stream)
+    assert finish_trace(path) == 10
+    (note,) = [event for block in open_trace(path).blocks() for event in block.events]
+    assert (note.what, note.pid, note.text) == ("note", 0, "the recording was cut off")
+    assert note.from_ns == note.to_ns == 70 * 10**9
+
+
+def test_what_a_writer_left_twice_or_half_is_removed(tmp_path: Path) -> None:
+    path = record(tmp_path / "trace")
+    words = open_trace(path).words
+    (first, of_first), (second, _) = (files.read_segment(files.segment_path(path, n), words) for n in (1, 2))
+    files.write_segment(path, joined([first, second]), replace(of_first, last=2))
+    (path / "_segment-000004.parquet.unfinished").write_bytes(b"PAR1 half")
+    assert finish_trace(path) == 0
+    assert sorted(one.name for one in path.iterdir()) == ["segment-000001.parquet", "segment-000003.parquet"]
+    assert n_epochs_of(open_trace(path)) == 130
+
+
+def test_a_trace_that_is_being_recorded_is_not_finished_by_another(tmp_path: Path) -> None:
+    refused = pytest.raises(TraceError, match="is being recorded; end the recording")
+    with open_writer(tmp_path / "trace", 70), refused:
+        finish_trace(tmp_path / "trace")
+    assert n_epochs_of(open_trace(tmp_path / "trace")) == 70
 
 
 def open_writer(path: Path, n_epochs: int) -> TraceWriter:
@@ -145,8 +192,6 @@ def test_content_that_is_there_twice_is_read_once(tmp_path: Path) -> None:
     path = record(tmp_path / "trace")
     words = open_trace(path).words
     (first, of_first), (second, _) = (files.read_segment(files.segment_path(path, n), words) for n in (1, 2))
-    from dataclasses import replace
-
     files.write_segment(path, joined([first, second]), replace(of_first, last=2))
     trace = open_trace(path)
     assert n_epochs_of(trace) == 130

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from writewatch.errors import TraceError, UsageError
 from writewatch.observe.report.findings import Findings, as_values
 from writewatch.observe.report.survey import survey
+from writewatch.observe.trace.finishing import finish_trace
 from writewatch.observe.trace.reader import Trace, open_trace
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -25,14 +26,31 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--png", type=_FILE, metavar="FILE", help="The heatmap as PNG (needs matplotlib).")
 @click.option("--svg", type=_FILE, metavar="FILE", help="The heatmap as SVG (needs matplotlib).")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
-def report(trace: Path, output: Path | None, png: Path | None, svg: Path | None, as_json: bool) -> None:
+@click.option("--finish", is_flag=True, help="First finish a recording that was cut off: Parquet alone.")
+def report(
+    trace: Path, output: Path | None, png: Path | None, svg: Path | None, as_json: bool, finish: bool
+) -> None:
     """Show what a TRACE holds: where and when was written, how fast, how much again and again.
 
     The page needs no network and no program but a browser. What of a trace cannot be read is said, and the rest
     is shown.
     """
-    if not (output or png or svg or as_json):
-        raise UsageError("say what to make: -o report.html, --png, --svg or --json")
+    shows = bool(output or png or svg or as_json)
+    if not (shows or finish):
+        raise UsageError("say what to make: -o report.html, --png, --svg, --json or --finish")
+    if finish:
+        click.echo(f"writewatch: {_finished(finish_trace(trace))}", err=True)
+    if shows:
+        _show(trace, output, png, svg, as_json)
+
+
+def _finished(n_epochs: int) -> str:
+    if not n_epochs:
+        return "the trace was whole"
+    return f"the recording was cut off; its last {n_epochs} epochs are in Parquet now"
+
+
+def _show(trace: Path, output: Path | None, png: Path | None, svg: Path | None, as_json: bool) -> None:
     opened = open_trace(trace)
     with _progress(opened) as step:
         findings = survey(opened, step)

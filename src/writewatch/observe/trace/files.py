@@ -51,6 +51,11 @@ def open_segments_in(trace: Path) -> list[tuple[int, Path]]:
     return _matching(trace, _OPEN)
 
 
+def unfinished_in(trace: Path) -> list[Path]:
+    """Segments that their writer did not get to finish; what they were made of is still there."""
+    return sorted(trace.glob("_segment-*.parquet.unfinished"))
+
+
 def _matching(trace: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
     found = ((pattern.fullmatch(path.name), path) for path in trace.iterdir())
     return sorted((int(match[1]), path) for match, path in found if match)
@@ -151,8 +156,13 @@ class OpenSegment:
         """Bytes written."""
         return self._file.tell()
 
+    def end(self) -> None:
+        """End the stream. The file stays, and locked, until ``close()``."""
+        self._stream.close()
+        self._file.flush()
+
     def close(self) -> None:
-        """End the stream; the file stays."""
+        """End the stream if it is not, and let go of the file, which stays."""
         self._stream.close()
         self._file.close()
 

@@ -151,11 +151,12 @@ class TraceWriter:
 
     def _finish_segment(self) -> None:
         """The open segment as Parquet; its stream is removed after that."""
-        self._open.close()
+        self._open.end()
         if self._blocks:
             self._segments.append(self._written(settled(joined(self._blocks)), self._segment_meta()))
             self._blocks = []
         self._open.path.unlink()
+        self._open.close()
 
     def _begin_segment(self) -> None:
         self._number += 1
@@ -163,7 +164,7 @@ class TraceWriter:
         self._open = files.OpenSegment(self.path, self._segment_meta())
 
     def _written(self, block: Block, meta: Meta) -> _Segment:
-        block = fewer_mappings(block, max(64, self._meta.max_bytes >> 10))
+        block = bounded(block, meta)
         path = files.write_segment(self.path, block, meta)
         lengths = block.epochs["to_ns"] - block.epochs["from_ns"]
         length = float(np.mean(lengths)) if len(lengths) else 0.0
@@ -210,6 +211,11 @@ def settled(block: Block) -> Block:
     mappings = block.mappings.copy()
     mappings["to_ns"] = np.minimum(mappings["to_ns"], block.end_ns)
     return replace(block, mappings=mappings)
+
+
+def bounded(block: Block, meta: Meta) -> Block:
+    """A block with no more mappings than the size of its trace allows."""
+    return fewer_mappings(block, max(64, meta.max_bytes >> 10))
 
 
 def _make_empty(path: Path) -> None:
