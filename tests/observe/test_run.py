@@ -278,6 +278,26 @@ def test_a_failure_to_watch_leaves_the_program_and_its_status(
     assert "writewatch: watching ended: the disk is full; the program runs on\n" in capsys.readouterr().err
 
 
+def test_a_trace_that_cannot_be_written_ends_alone_and_what_is_written_is_still_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    writer = pytest.importorskip(
+        "writewatch.observe.trace.writer",
+        reason="pyarrow, which writes traces, is missing",
+        exc_type=ImportError,
+    )
+
+    def full(*_: object) -> None:
+        raise TraceError("the trace x cannot be written: No space left on device")
+
+    monkeypatch.setattr(writer.TraceWriter, "add", full)
+    with_tracker(monkeypatch, MadeUpTracker(epochs(), pid=os.getpid(), exit_status=5))
+    assert cli.run(["run", "--json", "-o", str(tmp_path / "trace"), "anything"]) == 5
+    told = capsys.readouterr().err
+    assert told.count("recording ended: the trace x cannot be written: No space left on device") == 1
+    assert told.count('"event": "epoch"') == 3
+
+
 def test_a_trace_that_cannot_be_finished_costs_no_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -20,9 +20,9 @@ import writewatch as ww
 SOURCE = os.path.dirname(ww.__file__) + os.sep
 #: One point in so many: most points are those of the ledger, which are the same for every backend.
 STRIDES = {"uffd-wp": 1, "soft-dirty": 3, "content-hash": 3, "uffd-wp-sync": 11, "every-page": 7}
-if (
-    os.environ.get("HYPOTHESIS_PROFILE") == "emulated"
-):  # in a guest whose processor is emulated, 20 times slower
+#: In a guest whose processor is emulated everything takes 20 times as long.
+IS_EMULATED = os.environ.get("HYPOTHESIS_PROFILE") == "emulated"
+if IS_EMULATED:
     STRIDES = {backend: 23 * stride for backend, stride in STRIDES.items()}
 
 # A range whose unregistering was interrupted is reported wholly, with this warning.
@@ -96,7 +96,7 @@ def test_a_collect_that_is_interrupted_anywhere_loses_no_page(backend: str, page
     for scene in scenes(backend, page_size, lambda scene: scene.tracker.collect()):
         assert scene.owed(scene.tracker, scene.consumer, scene.other) == [True, True, True]
         n_points += 1
-    assert n_points > 10
+    assert n_points > (1 if IS_EMULATED else 10)
 
 
 def test_pages_may_be_given_back_again_when_that_was_interrupted(backend: str, page_size: int) -> None:

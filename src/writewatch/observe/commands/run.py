@@ -17,7 +17,7 @@ from writewatch.observe.commands.numbers import Number
 from writewatch.observe.watch.book import Book
 from writewatch.observe.watch.loop import watch
 from writewatch.observe.watch.opening import Started, launch_program, wait_for_exit
-from writewatch.observe.watch.recording import Recorder, recording
+from writewatch.observe.watch.recording import Recorder, UntilItFails, recording
 from writewatch.observe.watch.signals import Recipient, passing_signals_on
 from writewatch.observe.watch.telling import Teller, teller
 from writewatch.tracker.process.printing import printable
@@ -62,7 +62,7 @@ def run(
         signals = stack.enter_context(passing_signals_on())
         tracker = launch_program(command, follow_forks=follow_forks, budget=budget)
         stack.callback(tracker.close)
-        status = _watched(tracker, interval, signals, tell, recorder)
+        status = _watched(tracker, interval, signals, tell, UntilItFails(recorder, tell.problem))
     context.exit(128 - status if status < 0 else status)
 
 

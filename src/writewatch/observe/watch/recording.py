@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +29,22 @@ class NoRecorder:
 
     def add(self, writes: Sequence[ProcessWrites], /) -> None:
         """Forget it."""
+
+
+class UntilItFails:
+    """Keeps rounds until one cannot be kept; then says so once, and keeps nothing more."""
+
+    def __init__(self, recorder: Recorder, complain: Callable[[str], object]) -> None:
+        self._recorder = recorder
+        self._complain = complain
+
+    def add(self, writes: Sequence[ProcessWrites], /) -> None:
+        """One more."""
+        try:
+            self._recorder.add(writes)
+        except TraceError as error:
+            self._recorder = NoRecorder()
+            self._complain(f"recording ended: {error}; watching goes on")
 
 
 def recording(trace: Path | None, target: str, interval_s: float) -> AbstractContextManager[Recorder]:
