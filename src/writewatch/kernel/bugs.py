@@ -1,6 +1,6 @@
 """Bugs of released kernels that no trial can find without meeting them, by the releases that have them.
 
-Everywhere else features are learnt by trying. These four cannot be: one is a panic, one a hang, two are
+Everywhere else features are learnt by trying. These five cannot be: three end in a panic or a hang, two are
 races that lose a write once in a long while. So the release decides, and a release that nobody can place
 counts as having the bug.
 """
@@ -83,6 +83,18 @@ SOFT_DIRTY_LOST: Final = KernelBug(
     ((6, 12, 57),),
     (6, 18, 0),
     "a page that was overwritten with zeros may be missed",
+)
+
+# Seen in 6.12.117: kernel BUG in userfaultfd_unregister(). Its loop clears a VMA and tries to merge it with the one
+# before. A VMA whose vm_ops have close() (files of 9p or FUSE) may not go that way; the merge gives up, with the
+# iterator on the VMA before, and the loop meets the cleared VMA again, which BUG_ON(!vma_can_userfault()) does not
+# expect. The merge code is that of v6.12; since v6.17 the check is a warning in debug kernels. In 6.18.44 no harm.
+UNREGISTER_TWICE: Final = KernelBug(
+    "UFFDIO_UNREGISTER meets a mapping of 9p or FUSE twice",
+    (6, 12, 0),
+    (),
+    (6, 17, 0),
+    "unregistering a mapping of such a file beside another one kills the caller, and locks the process's memory map",
 )
 
 

@@ -44,6 +44,7 @@ from writewatch.tracker.ranges import (
     round_to_granules,
 )
 from writewatch.tracker.scanning import GuardedScan, joined
+from writewatch.tracker.unregistering import Unregistering
 from writewatch.tracker.witness import Witnesses, is_shmem
 
 #: The documented hint that a page is not populated costs nothing more: WP_ASYNC implies it.
@@ -87,6 +88,7 @@ class UffdWp:
             self._uffd.close()
             raise
         self._scan = GuardedScan(calls, self._pagemap)
+        self._unregistering = Unregistering(calls)
         self._wanted = no_runs()
         self._ranges = no_runs()  # registered and protected at least once; the wanted pages and more
         self._lost = no_runs()  # of these, what is not registered any more
@@ -206,14 +208,24 @@ class UffdWp:
         return error
 
     def _remove(self, runs: list[tuple[int, int]] | list[list[int]]) -> None:
-        """Unregister, VMA by VMA: one that is gone or foreign must not keep the others registered."""
+        """Unregister what can be; VMA by VMA where one that is gone or foreign would keep the others registered."""
         for first, last in runs:
             self._hot.forget(np.array([[first, last]], np.int64))
             try:
-                self._unregister(first, last)
+                if self._unregistering.is_limited:
+                    self._unregister_safely(first, last)
+                else:
+                    self._unregister(first, last)
             except OSError:
                 for piece in mapped_runs(self._calls, first, last).tolist():
                     self._unregister_if_ours(*piece)
+
+    def _unregister_safely(self, first: int, last: int) -> None:
+        """On kernels that cannot unregister every mapping: those that they can."""
+        for vma in self._calls.vmas(None):
+            begin, end = max(vma.start // self._page_size, first), min(vma.end // self._page_size, last)
+            if begin < end and self._unregistering.is_safe(vma):
+                self._unregister_if_ours(begin, end)
 
     def _unregister(self, first: int, last: int) -> None:
         self._uffd.unregister(first * self._page_size, (last - first) * self._page_size)

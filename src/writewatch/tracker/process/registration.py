@@ -21,11 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from writewatch.abi.calls import Vma
+from writewatch.abi.calls import KernelCalls, Vma
 from writewatch.kernel.maps import parse_maps
 from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.tracker.process.layout import Layout, unbroken
 from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles
+from writewatch.tracker.unregistering import Unregistering
 
 #: errno -> why a mapping is not tracked, for people.
 REFUSALS: Final[dict[int, str]] = {
@@ -65,11 +66,13 @@ class Registration:
     Args:
         uffd: Bound to the mm of the process.
         files: Of the same process.
+        calls: What the userfaultfd asks.
     """
 
-    def __init__(self, uffd: Userfaultfd, files: ProcFiles) -> None:
+    def __init__(self, uffd: Userfaultfd, files: ProcFiles, calls: KernelCalls) -> None:
         self._uffd = uffd
         self._files = files
+        self._unregistering = Unregistering(calls)
         self._refused: dict[Vma, int] = {}
         self._grouped: tuple[Layout, frozenset[int], Groups] | None = None  # the last answer of _groups
 
@@ -162,12 +165,12 @@ class Registration:
         return [vma for vma in inside if self._try(vma.start, vma.end) == errno.EBUSY]
 
     def end(self, layout: Layout) -> None:
-        """Unregister what is ours, mapping by mapping, and nothing that is not.
+        """Unregister what is ours, mapping by mapping, and nothing that is not, nor what this kernel cannot.
 
         Registering once more tells what is ours: before v6.17 unregistering took a registration from its owner.
         """
         for group in self.renew(layout).groups:
-            for vma in group:
+            for vma in filter(self._unregistering.is_safe, group):
                 self._unregister(vma)
 
     def _unregister(self, vma: Vma) -> None:

@@ -85,7 +85,7 @@ class UffdProcess:
         self._page_size = calls.page_size
         self._uffd = Userfaultfd.from_fd(fd, _FEATURES, fresh=True, calls=calls)
         try:
-            self._registration = Registration(self._uffd, files)
+            self._registration = Registration(self._uffd, files, calls)
             tells_empty = known(calls).works("pte_holes") and known(calls).works("pmd_holes")
             self._walker = Walker(files.pagemap, calls.page_size, tells_empty=tells_empty)
         except BaseException:
@@ -158,7 +158,7 @@ class UffdProcess:
         self._uffd.close()
 
     def close(self) -> None:
-        """Unregister everything, then close: another process may hold a copy of the descriptor."""
+        """Unregister what can be, then close: another process may hold a copy of the descriptor."""
         if self._uffd.closed:
             return
         with contextlib.suppress(MmGoneError, OSError), contextlib.ExitStack() as stack:

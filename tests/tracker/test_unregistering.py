@@ -1,0 +1,104 @@
+"""Where the kernel cannot unregister a mapping of a file, nobody asks it to: closing the descriptor does it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import writewatch as ww
+from tests.tracker.process.targets import PAGE, Target
+from writewatch.abi.calls import Vma
+from writewatch.kernel.calls import LinuxCalls
+from writewatch.kernel.maps import read_smaps
+from writewatch.tracker import unregistering
+from writewatch.tracker.unregistering import Unregistering
+
+pytestmark = pytest.mark.kernel("uffd_wp_async")
+
+SPANS = {"file": "/usr/lib/libfoo.so", "memfd": "/memfd:x (deleted)", "sysv": "/SYSV00000000 (deleted)"}
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unregistering, "running_release", lambda: (6, 12, 117))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> np.memmap:
+    path = tmp_path / "table"
+    path.write_bytes(bytes(8 * PAGE))
+    return np.memmap(path, np.uint8, "c")
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    """A Python child."""
+    with Target() as made:
+        yield made
+
+
+def registered_bytes(start: int, end: int, pid: int | None = None) -> int:
+    """Bytes of a span that are registered with some userfaultfd for write-protection."""
+    inside = [one for one in read_smaps(pid) if one.is_registered_wp]
+    return sum(max(0, min(end, one.vma.end) - max(start, one.vma.start)) for one in inside)
+
+
+def vma(kind: str, perms: str = "rw-p") -> Vma:
+    return Vma(0x10000, 0x20000, perms, 0, "00:01", 0 if kind == "anonymous" else 7, SPANS.get(kind, ""))
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize(
+    ("kind", "perms", "safe"),
+    [
+        ("anonymous", "rw-p", True),
+        ("file", "rw-p", False),
+        ("file", "rw-s", False),
+        ("memfd", "rw-s", True),
+        ("sysv", "rw-s", False),
+    ],
+)
+def test_memory_that_is_no_file_can_be_unregistered(kind: str, perms: str, safe: bool) -> None:
+    assert Unregistering(LinuxCalls()).is_safe(vma(kind, perms)) is safe
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.filterwarnings("ignore::writewatch.UnseenWritesWarning")
+def test_a_private_file_stays_registered_until_the_last_tracker_is_closed(table: np.memmap) -> None:
+    start = table.ctypes.data
+    anonymous = ww.allocate((4, PAGE), "u1")
+    kept = ww.track(anonymous, backend="uffd-wp")
+    with ww.track(table[2 * PAGE : 5 * PAGE], backend="uffd-wp") as tracker:
+        table[3 * PAGE] = 1
+        assert tracker.collect().n_pages == 1
+    assert registered_bytes(start, start + 8 * PAGE) == 3 * PAGE
+    with ww.track(table[2 * PAGE : 5 * PAGE], backend="uffd-wp") as tracker:
+        table[4 * PAGE] = 1
+        assert tracker.collect().pages(table).tolist() == [4]
+    kept.close()
+    assert registered_bytes(start, start + 8 * PAGE) == 0
+
+
+@pytest.mark.usefixtures("limited")
+def test_other_memory_is_unregistered_at_once() -> None:
+    kept = ww.track(ww.allocate((4, PAGE), "u1"), backend="uffd-wp")
+    buffer = mmap.mmap(-1, 8 * PAGE)
+    array = np.frombuffer(buffer, "u1")
+    ww.track(array, backend="uffd-wp").close()
+    start = array.ctypes.data
+    assert registered_bytes(start, start + 8 * PAGE) == 0
+    kept.close()
+
+
+@pytest.mark.usefixtures("limited")
+def test_watching_a_process_leaves_nothing_registered(target: Target) -> None:
+    with ww.attach(target.pid) as tracker:
+        tracker.collect()
+        assert registered_bytes(0, 1 << 47, target.pid) > 0
+    assert registered_bytes(0, 1 << 47, target.pid) == 0
+    assert os.path.exists(f"/proc/{target.pid}")
