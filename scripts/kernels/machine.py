@@ -85,7 +85,8 @@ def run(
 def _qemu(kernel: Kernel, share: Path, size: Size) -> list[str]:
     # 5-level page tables are off: they slow every emulated page walk, and few machines have them.
     # -no-reboot and panic=-1 together make a panic the end of QEMU.
-    command_line = f"console=ttyS0 loglevel=5 panic=-1 mitigations=off {size.append}"
+    # A kernel that stumbles ends the guest, with its last words on the console: the command would wait for ever.
+    command_line = f"console=ttyS0 loglevel=5 oops=panic panic=-1 mitigations=off {size.append}"
     return [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off"),
@@ -121,7 +122,7 @@ def _last_words(kernel: Kernel, share: Path) -> str:
     lines = []
     for name in ("qemu", "console"):
         if (share / name).exists():
-            lines += (share / name).read_text(errors="replace").splitlines()[-25:]
+            lines += (share / name).read_text(errors="replace").splitlines()[-60:]
     return f"Linux {kernel.series} ended before the command did, or the time limit ran out:\n" + "\n".join(
         lines
     )
