@@ -22,9 +22,6 @@ SUITES = {
 # JUnit's element -> our word. A case without any of these passed.
 OUTCOMES = {"failure": "failed", "error": "failed", "skipped": "skipped"}
 
-# A test that takes so long in a guest says where it stands.
-IF_IT_HANGS = ("-o", "faulthandler_timeout=600")
-
 # A run that was killed, by the kernel or by a time limit, leaves no report.
 ENDED_EARLY = {"outcomes": {"failed": 1}, "skipped": {}, "failed": ["the run ended before its report"]}
 
@@ -48,7 +45,7 @@ def main() -> int:
 
 def run_pytest(arguments: tuple[str, ...], report: Path, more: list[str]) -> int:
     """Run one suite with more options for pytest; nothing is cached in the checkout."""
-    options = ["-q", "-rfE", "-p", "no:cacheprovider", f"--junit-xml={report}", *IF_IT_HANGS]
+    options = ["-q", "-rfE", "-p", "no:cacheprovider", f"--junit-xml={report}"]
     command = [sys.executable, "-m", "pytest", *options, *arguments, *more]
     return subprocess.run(command, check=False).returncode
 
