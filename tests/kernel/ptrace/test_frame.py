@@ -93,7 +93,7 @@ STACK_VMA = Place(0x7000, 0x9000, "rw-p", 0, ("00:00", "0"), "")
     ],
 )
 def test_room_on_a_stack(place: Place, lowest: int, stack: int, thread: int, fits: bool) -> None:
-    assert has_room([place], lowest, stack, thread) == fits
+    assert has_room(place, lowest, stack, thread) == fits
 
 
 @pytest.mark.parametrize(("ip", "aborts"), [(99, None), (100, 500), (119, 500), (120, None)])

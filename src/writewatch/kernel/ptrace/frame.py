@@ -16,6 +16,7 @@ Runs in the helper process too: nothing here may import NumPy.
 
 from __future__ import annotations
 
+import operator
 import struct
 from typing import Final
 
@@ -42,11 +43,14 @@ _FRAME_BYTES: Final = _HEAD.size + _SIGCONTEXT.size + 8 + _SIGINFO_BYTES
 _TILES_AT: Final = 2752
 _TILES: Final = 3 << 17
 _WITHOUT_TILES: Final = 2696
+#: Bytes of the smallest area: the legacy part and the header.
+LEAST_AREA: Final = 576
 
 _ORDER: Final = (
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
     *("rdi", "rsi", "rbp", "rbx", "rdx", "rax", "rcx", "rsp", "rip", "eflags"),
 )
+_in_order: Final = operator.attrgetter(*_ORDER)
 
 
 class NoFrameError(Exception):
@@ -85,9 +89,8 @@ def build(
     at = ((fp_at - _FRAME_BYTES) & ~15) - 8  # as a function finds it: 8 below a multiple of 16
     data = bytearray(fp_at + fp_bytes - at)
     _HEAD.pack_into(data, 0, sigreturn, _UC_FLAGS, 0, 0, _NO_SUCH_FLAG, 0)
-    values = (getattr(registers, name) for name in _ORDER)
     segments = registers.cs & 0xFFFF, 0, 0, registers.ss & 0xFFFF
-    _SIGCONTEXT.pack_into(data, _HEAD.size, *values, *segments, 0, 0, 0, 0, fp_at)
+    _SIGCONTEXT.pack_into(data, _HEAD.size, *_in_order(registers), *segments, 0, 0, 0, 0, fp_at)
     after = _HEAD.size + _SIGCONTEXT.size
     data[after : after + 8] = mask
     data[fp_at - at :] = _with_magic(area)

@@ -75,11 +75,7 @@ def set_dispatch(tracee: Tracee, configuration: PtraceSudConfig) -> None:
 
 def has_shadow_stack(tracee: Tracee) -> bool:
     """Whether the thread's returns are checked."""
-    try:
-        tracee.register_set(NT_X86_SHSTK, ctypes.create_string_buffer(8))
-    except OSError:
-        return False
-    return True
+    return tracee.has_register_set(NT_X86_SHSTK)
 
 
 def _asked(tracee: Tracee, request: int, structure: ctypes.Structure) -> bool:

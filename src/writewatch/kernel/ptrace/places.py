@@ -123,14 +123,13 @@ def read_or_nothing(tracee: Tracee, address: int, length: int) -> bytes:
         return b""
 
 
-def has_room(places: list[Place], lowest: int, stack_pointer: int, thread_pointer: int) -> bool:
-    """Whether ``[lowest, stack_pointer)`` is on a stack that belongs to the thread as a whole.
+def has_room(place: Place, lowest: int, stack_pointer: int, thread_pointer: int) -> bool:
+    """Whether ``[lowest, stack_pointer)`` is on a stack, in this VMA, that belongs to the thread as a whole.
 
     Such a stack is the process's own, or a mapping that holds the thread's control block above the stack, as
     those do that pthread_create makes. The stack of a coroutine or a signal handler may be just large enough.
     """
-    for place in places:
-        if place.start <= lowest and stack_pointer < place.end:
-            owns = place.name == "[stack]" or stack_pointer < thread_pointer < place.end
-            return owns and place.perms[1] == "w"
-    return False
+    if not place.start <= lowest <= stack_pointer < place.end:
+        return False
+    owns = place.name == "[stack]" or stack_pointer < thread_pointer < place.end
+    return owns and place.perms[1] == "w"

@@ -20,23 +20,22 @@ Runs in the helper process too: nothing here may import NumPy.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from writewatch.abi.ptrace import (
-    NT_X86_XSTATE,
     PTRACE_CONT,
     PTRACE_EVENT_EXEC,
     PTRACE_SYSCALL,
     PtraceSudConfig,
 )
 from writewatch.kernel import libc
-from writewatch.kernel.ptrace import frame, obstacles, places
+from writewatch.kernel.ptrace import obstacles
 from writewatch.kernel.ptrace.footing import Footing
-from writewatch.kernel.ptrace.registers import X8664, Machine, Registers
+from writewatch.kernel.ptrace.ground import Ground, NoGroundError, Stopped, prepare
+from writewatch.kernel.ptrace.registers import Machine, Registers
 from writewatch.kernel.ptrace.tracing import (
     ImpatientError,
     Tracee,
@@ -49,7 +48,6 @@ from writewatch.kernel.ptrace.tracing import (
 #: O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY: without the last the target would need a privilege.
 USERFAULTFD_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK | 1
 _ALL_SIGNALS: Final = b"\xff" * 8
-_XSTATE_BYTES: Final = 1 << 14
 _LAST_ERRNO: Final = 4095
 #: SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS: the thread's own fault, while it runs for us.
 _FAULTS: Final = frozenset({4, 5, 7, 8, 11, 31})
@@ -99,86 +97,43 @@ class Visit:
     """
 
     def __init__(self, tracee: Tracee, machine: Machine, footing: Footing, reached: Reached) -> None:
-        self._tracee, self._machine, self._footing, self._reached = tracee, machine, footing, reached
+        self._tracee, self._machine, self._reached = tracee, machine, reached
         self.notes: list[str] = []
         self.restores_itself = False
         self.number = -1
-        self._found: Registers = machine.read(tracee)
-        if machine.runs_foreign_code(self._found):
+        found = machine.read(tracee)
+        if machine.runs_foreign_code(found):
             raise RefusedError("foreign")
-        self._abort_ip = obstacles.abort_ip(tracee, machine.ip(self._found))
-        self._mask = tracee.signal_mask()
-        self._dispatch = obstacles.dispatch_in_the_way(tracee)
-        self._base, self._site = self._prepare()
+        self._stopped = Stopped(
+            found,
+            obstacles.abort_ip(tracee, machine.ip(found)),
+            tracee.signal_mask(),
+            obstacles.dispatch_in_the_way(tracee),
+        )
+        self._ground = self._prepare(footing)
 
-    # ---- where to run ------------------------------------------------------------------------------------
-
-    def _prepare(self) -> tuple[Registers, int]:
-        """The registers to start from, with the stack pointer on a frame if one can be had, and the instruction."""
-        why = self._footing.why_plain or self._why_no_frame_now()
-        if not why:
-            try:
-                return self._write_frame(), self._call_site()
-            except (frame.NoFrameError, OSError) as error:
-                why = str(error)
-        self.notes.append(f"thread {self._tracee.tid} was held without a way back of its own: {why}")
-        return self._found, self._plain_site()
-
-    def _why_no_frame_now(self) -> str:
-        if self._dispatch is not None:
-            return "its system calls are dispatched to itself, which has to be switched off meanwhile"
-        if obstacles.has_shadow_stack(self._tracee):
-            return "it has a shadow stack"
-        call, sigreturn = self._footing.gadgets
-        if not self._is_there(call, places.CALL_AND_RETURN) or not self._is_there(
-            sigreturn, *places.SIGRETURN
-        ):
-            return "the instructions it needs are gone"
-        return ""
-
-    def _is_there(self, address: int | None, *patterns: bytes) -> bool:
-        """Whether memory still holds one of the patterns; looked at while the thread is stopped."""
-        found = places.read_or_nothing(self._tracee, address or 0, len(patterns[0]))
-        return any(found.startswith(pattern) for pattern in patterns)
-
-    def _call_site(self) -> int:
-        assert self._footing.gadgets.call is not None
-        return self._footing.gadgets.call
-
-    def _write_frame(self) -> Registers:
-        machine, found = self._machine, self._found
-        assert isinstance(machine, X8664)
-        assert self._footing.gadgets.sigreturn is not None
-        buffer = ctypes.create_string_buffer(_XSTATE_BYTES)
-        n_bytes = self._tracee.register_set(NT_X86_XSTATE, buffer)
-        area = frame.vector_state(buffer.raw[:n_bytes])
-        restored = machine.before_the_call(found, self._abort_ip)
-        at, data = frame.build(restored, found.rsp, self._mask, area, self._footing.gadgets.sigreturn)
-        if not places.has_room(self._footing.places, at, found.rsp, found.fs_base):
-            raise frame.NoFrameError("there is no room on its stack")
-        self._tracee.write(at, data)
-        self.restores_itself = True
-        self._reached("frame written")
-        base = type(found).from_buffer_copy(found)
-        base.rsp = at
-        return base
-
-    def _plain_site(self) -> int:
-        """An instruction to run: the one of the call that the thread sleeps in, else one that was found before."""
-        own = self._machine.site_of_call(self._found)
-        for site in (own, self._footing.site):
-            if site is not None and self._is_there(site, self._machine.instruction):
-                return site
-        raise RefusedError("no instruction")
+    def _prepare(self, footing: Footing) -> Ground:
+        try:
+            ground = prepare(self._tracee, self._machine, footing, self._stopped)
+        except NoGroundError:
+            raise RefusedError("no instruction") from None
+        if ground.why_plain:
+            self.notes.append(
+                f"thread {self._tracee.tid} was held without a way back of its own: {ground.why_plain}"
+            )
+        else:
+            self.restores_itself = True
+            self._reached("frame written")
+        return ground
 
     # ---- running -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _changed(self, first: Registers) -> Iterator[None]:
         """Registers and signals of the thread are ours inside, and its own again after, whatever happens."""
-        tracee = self._tracee
+        tracee, stopped = self._tracee, self._stopped
         try:
-            if self._dispatch is not None:
+            if stopped.dispatch is not None:
                 obstacles.set_dispatch(tracee, PtraceSudConfig())
             self._machine.write(tracee, first)
             self._reached("registers set")
@@ -186,12 +141,12 @@ class Visit:
             self._reached("signals blocked")
             yield
         finally:
-            tracee.set_signal_mask(self._mask)
+            tracee.set_signal_mask(stopped.mask)
             self._reached("signals unblocked")
-            self._machine.write(tracee, self._machine.as_found(self._found, self._abort_ip))
+            self._machine.write(tracee, self._machine.as_found(stopped.registers, stopped.abort_ip))
             self._reached("registers restored")
-            if self._dispatch is not None:
-                obstacles.set_dispatch(tracee, self._dispatch)
+            if stopped.dispatch is not None:
+                obstacles.set_dispatch(tracee, stopped.dispatch)
 
     def take(self, pidfd: int) -> int:
         """Both calls; the descriptor that is ours.
@@ -201,9 +156,7 @@ class Visit:
             ImpatientError: The thread did not run the call: it was frozen. It is stopped again, and itself.
             ThreadEndedError: It was killed meanwhile.
         """
-        machine = self._machine
-        first = machine.call(self._base, self._site, machine.userfaultfd, USERFAULTFD_FLAGS)
-        with self._changed(first):
+        with self._changed(self._call(self._machine.userfaultfd, USERFAULTFD_FLAGS)):
             number = self.number = self._run("at the entry", "at the exit")
             if number < 0:
                 raise RefusedError("call", -number)
@@ -222,13 +175,15 @@ class Visit:
 
     def close_descriptor(self, number: int) -> int:
         """Have the thread close one descriptor; returns 0 or the negative errno."""
-        machine = self._machine
-        with self._changed(machine.call(self._base, self._site, machine.close, number)):
+        with self._changed(self._call(self._machine.close, number)):
             return self._run("at the entry of close", "closed")
 
+    def _call(self, number: int, argument: int) -> Registers:
+        """Registers with which the thread makes a system call."""
+        return self._machine.call(self._ground.registers, self._ground.site, number, argument)
+
     def _close(self, number: int) -> None:
-        machine = self._machine
-        machine.write(self._tracee, machine.call(self._base, self._site, machine.close, number))
+        self._machine.write(self._tracee, self._call(self._machine.close, number))
         self._run("at the entry of close", "closed")
 
     def _run(self, at_entry: str, at_exit: str) -> int:

@@ -145,6 +145,17 @@ class Tracee:
         self.ask(PTRACE_GETREGSET, kind, ctypes.addressof(vector))
         return int(vector.len)
 
+    def has_register_set(self, kind: int) -> bool:
+        """Whether the thread has a register set at all. It is asked without an exception: a thread is held."""
+        word = ctypes.c_uint64()
+        vector = libc.Iovec(ctypes.addressof(word), ctypes.sizeof(word))
+        if libc.ptrace(PTRACE_GETREGSET, self.tid, kind, ctypes.addressof(vector)) == -1:
+            if ctypes.get_errno() == errno.ESRCH:
+                self.reap()
+                raise ThreadEndedError
+            return False
+        return True
+
     def set_register_set(self, kind: int, values: ctypes.Array[ctypes.c_char] | ctypes.Structure) -> None:
         """Write a register set."""
         vector = libc.Iovec(ctypes.addressof(values), ctypes.sizeof(values))

@@ -22,6 +22,7 @@ from writewatch.abi.ptrace import PTRACE_O_SUSPEND_SECCOMP, PTRACE_O_TRACEEXEC, 
 from writewatch.kernel import libc
 from writewatch.kernel.ptrace import filters
 from writewatch.kernel.ptrace.footing import Footing
+from writewatch.kernel.ptrace.ground import rehearse
 from writewatch.kernel.ptrace.registers import Machine
 from writewatch.kernel.ptrace.taking import RefusedError, Visit, first_stop
 from writewatch.kernel.ptrace.tracing import ImpatientError, Patience, ThreadEndedError, Tracee
@@ -122,12 +123,13 @@ class _Attempt:
         self._request, self._machine, self._timer, self._reached = request, machine, timer, reached
         self._tracee = Tracee(request["tid"], timer)
         self._opened = contextlib.ExitStack()
+        self._lifts_filters = False
 
     def run(self) -> tuple[Answer, int]:
         fd = -1
         with self._opened:
             status = self._open_status()
-            self._tracee.seize(_options(filters.is_filtered(status)))
+            self._seize()
             self._reached("seized")
             try:
                 try:
@@ -150,6 +152,14 @@ class _Attempt:
         with contextlib.suppress(ThreadEndedError):
             self._tracee.detach()
 
+    def _seize(self) -> None:
+        """With filters lifted where this process may do that: then none has to be looked for while a thread is held."""
+        try:
+            self._tracee.seize(_options(True))
+            self._lifts_filters = True
+        except OSError:
+            self._tracee.seize(_options(False))
+
     def _open_status(self) -> int:
         pid, tid = self._request["pid"], self._request["tid"]
         status = os.open(f"/proc/{pid}/task/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
@@ -165,6 +175,7 @@ class _Attempt:
         self._opened.callback(self._tracee.close)
         footing = Footing(self._tracee, pid, self._machine)
         self._opened.enter_context(_first_in_the_queue())
+        rehearse(footing)
         return pidfd, footing
 
     def _stop(self) -> int:
@@ -181,7 +192,7 @@ class _Attempt:
         request = self._request
         if request["do"] == "touch":  # what a stop costs that does nothing
             return {}, -1
-        if filters.is_filtered(status):  # once more: the filter may have come meanwhile, and it may kill
+        if not self._lifts_filters and filters.is_filtered(status):  # it may kill whoever makes our calls
             filters.suspend(self._tracee, _options(False))
         self._timer.spare()
         visit_ = Visit(self._tracee, self._machine, footing, self._reached)
