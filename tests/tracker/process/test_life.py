@@ -15,8 +15,11 @@ import pytest
 
 import writewatch as ww
 from tests.tracker.process.targets import PAGE, Target, is_running, n_armed, pages_in, reported
+from writewatch.kernel.calls import LinuxCalls
+from writewatch.kernel.maps import read_smaps
 from writewatch.tracker.process.family import children_of
 from writewatch.tracker.process.select import Taken, take_by_ptrace
+from writewatch.tracker.unregistering import Unregistering
 
 pytestmark = pytest.mark.kernel("uffd_wp_async")
 
@@ -141,8 +144,11 @@ def test_closing_unregisters_though_a_copy_of_the_descriptor_stays_open(target: 
     with ww.attach(target.pid, take=target.take) as tracker:
         backend = tracker._session.backend
         copy = os.dup(backend._uffd.fileno())  # type: ignore[attr-defined]
-    assert n_armed(target.pid) == 0
+    armed = [entry.vma for entry in read_smaps(target.pid) if entry.is_registered_wp]
     os.close(copy)
+    # On kernels that stumble over mappings of files, these stay until the copy is closed.
+    assert not list(filter(Unregistering(LinuxCalls()).is_safe, armed))
+    assert n_armed(target.pid) == 0
 
 
 def test_a_second_watcher_is_refused_and_the_first_goes_on(target: Target) -> None:
