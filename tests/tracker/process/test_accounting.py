@@ -175,3 +175,21 @@ def test_regions_that_overlap_are_both_true() -> None:
 def test_regions_are_cut_to_a_range() -> None:
     words = np.array([(0, 4, 1), (6, 8, 2), (9, 10, 3)], np.uint64)
     assert clipped(words, 3, 7).tolist() == [[3, 4, 1], [6, 7, 2]]
+
+
+def test_what_is_outside_of_every_known_mapping_is_told_with_the_next_round() -> None:
+    seen = found((400, 402, WRITTEN), (410, 411, HERE), whole=runs((0, 500)))
+    assert pages(seen.written) == pages(seen.assumed) == []
+    assert pages(seen.strays) == pages(seen.held) == [400, 401, 410]
+
+
+def test_a_fresh_page_that_kept_its_protection_is_assumed() -> None:
+    seen = found((3, 5, HERE), fresh=runs((3, 4), (7, 9)), whole=runs((0, 6)), partial=runs((6, 9)))
+    assert pages(seen.assumed) == [3, 7, 8]
+    assert pages(seen.written) == []
+
+
+def test_a_fresh_page_that_was_not_scanned_stays_fresh() -> None:
+    seen = found(fresh=runs((3, 5)), whole=runs((0, 4)))
+    assert pages(seen.assumed) == []
+    assert pages(seen.strays) == [4]

@@ -7,6 +7,9 @@ data* when its content is more than a zero page or the file underneath. Then:
   only read, however unprotected it is.
 * held data at the last walk and holds none now, in a mapping that is still there: discarded.
 
+A mapping may come while it is looked: after ``maps`` was read, and before what lies around it is registered and
+walked. Its pages are protected then, and it is not known yet what they are: *strays*, told with the next round.
+
 The kernel's word is not enough, and the page only assumed, where a mapping was not registered at the last walk;
 where a page of shared memory is mapped for the first time (a read looks the same), or is not mapped any more (it
 was written and then evicted: a protected one would have left a marker); where a huge page is new (512 pages for one
@@ -67,7 +70,8 @@ class Look:
         partial: Pages of which only the written ones were reported; the others are as they were, but for those that
             are ``empty``.
         empty: Pages of ``partial`` that are not there.
-        fresh: Pages of mappings that were not registered since the last round.
+        fresh: Pages that are there in mappings that were not registered since the last round, and its strays: what
+            holds data there is assumed, even where a page that was moved has kept its protection.
         doubted: Pages whose report was lost: what holds data there is assumed.
     """
 
@@ -88,6 +92,7 @@ class Findings:
         assumed: Reported without its word.
         discarded: Held data and do not any more.
         held: All that hold data now: to be compared with at the next walk.
+        strays: To be told with the next round: pages outside of every known mapping, and fresh ones not scanned.
         coarse: Pages of files and shared memory that are mapped by huge entries: one store makes all of them written.
         n_faults: Pages whose first write cost the program a fault of ours.
         exact: False when one that is, or was, mapped by a huge entry of a file is among the written.
@@ -97,6 +102,7 @@ class Findings:
     assumed: Runs
     discarded: Runs
     held: Runs
+    strays: Runs
     coarse: Runs
     n_faults: int
     exact: bool
@@ -125,9 +131,13 @@ class _Pages:
         """Pages of all regions."""
         return normalise(self._runs)
 
+    def reported_as(self, mask: NDArray[np.bool_]) -> Runs:
+        """Pages of the regions chosen."""
+        return normalise(self._runs[mask])
+
     def where(self, mask: NDArray[np.bool_], within: Runs) -> Runs:
         """Page runs of the regions chosen, cut to some pages."""
-        return intersection(normalise(self._runs[mask]), within)
+        return intersection(self.reported_as(mask), within)
 
 
 def findings(look: Look, sorts: Sorts, page_size: int, held: Runs, coarse: Runs) -> Findings:
@@ -145,11 +155,12 @@ def findings(look: Look, sorts: Sorts, page_size: int, held: Runs, coarse: Runs)
     own = ~pages.having(PAGE_IS_PFNZERO | PAGE_IS_GUARD | PAGE_IS_FILE)
     scanned = union(look.whole, look.partial)
     before = intersection(held, scanned)
+    fresh = _mapped(look.fresh, sorts)
     # Not present and protected: a marker, or a page in swap. Not present and written: in swap.
     of_files = pages.where(own & (present | written), sorts.private_files)
     data = union(pages.where(own, sorts.anonymous), of_files)
     data = union(data, pages.where(pages.all, sorts.shared))
-    silent = difference(intersection(before, look.partial), pages.reported)
+    silent = difference(intersection(union(before, fresh), look.partial), pages.reported)
     data = union(data, difference(silent, look.empty))
 
     changed = pages.where(written, data)
@@ -157,17 +168,19 @@ def findings(look: Look, sorts: Sorts, page_size: int, held: Runs, coarse: Runs)
     of_files_huge = difference(huge, sorts.anonymous)
     first_seen = difference(intersection(changed, sorts.shared), before)
     perhaps_swapped = intersection(before, pages.where(~present & ~written, sorts.private_files))
-    assumed = union(intersection(changed, look.fresh), intersection(data, look.doubted))
+    assumed = intersection(data, union(fresh, look.doubted))
     evicted = difference(intersection(before, sorts.shared), data)
     assumed = union(
         union(assumed, union(first_seen, evicted)), intersection(intersection(huge, changed), sorts.anonymous)
     )
-    faulted = difference(intersection(changed, before), look.fresh)
+    faulted = difference(intersection(changed, before), fresh)
+    strays = _outside(pages.reported_as(own), sorts)
     return Findings(
         written=difference(changed, assumed),
         assumed=union(assumed, perhaps_swapped),
         discarded=_discarded(difference(before, union(data, perhaps_swapped)), sorts),
-        held=_mapped(union(difference(held, scanned), data), sorts),
+        held=union(_mapped(union(difference(held, scanned), data), sorts), strays),
+        strays=union(strays, difference(fresh, scanned)),
         coarse=_mapped(union(difference(coarse, pages.reported), of_files_huge), sorts),
         n_faults=total(faulted),
         exact=not len(intersection(changed, union(coarse, of_files_huge))),
@@ -177,6 +190,13 @@ def findings(look: Look, sorts: Sorts, page_size: int, held: Runs, coarse: Runs)
 def _discarded(gone: Runs, sorts: Sorts) -> Runs:
     """Of what holds no data any more, what is still mapped privately: the content of shared memory stays."""
     return union(intersection(gone, sorts.anonymous), intersection(gone, sorts.private_files))
+
+
+def _outside(runs: Runs, sorts: Sorts) -> Runs:
+    """What is in no mapping that was known."""
+    for of in (sorts.anonymous, sorts.private_files, sorts.shared):
+        runs = difference(runs, of)
+    return runs
 
 
 def _mapped(runs: Runs, sorts: Sorts) -> Runs:

@@ -62,6 +62,7 @@ class _Kept:
 
     sighting: Sighting
     held: Runs = field(default_factory=no_runs)
+    strays: Runs = field(default_factory=no_runs)
     coarse: Runs = field(default_factory=no_runs)
 
 
@@ -129,12 +130,13 @@ class UffdProcess:
         began = time.perf_counter_ns()
         doubted = self._settle_interrupted()
         layout = self._layout = self._read_layout()
-        self._fresh = self._unregistered(layout)
+        self._fresh = union(self._unregistered(layout), self._kept.strays)
         registered = self._registration.renew(layout)
         self._groups = registered.groups
         at_ns = time.monotonic_ns()
         try:
-            self._walker.run(registered.groups, self._kept.held, thorough=bool(len(doubted)))
+            expected = union(self._kept.held, self._fresh)
+            self._walker.run(registered.groups, expected, thorough=bool(len(doubted)))
             self._give_back(registered.groups)
         finally:
             seen = replace(
@@ -235,6 +237,7 @@ class UffdProcess:
                 n_faults=seen.n_faults + found.n_faults,
             ),
             found.held,
+            found.strays,
             found.coarse,
         )
         # Were an exception to come here, the same would be kept twice: more is reported then, never less.

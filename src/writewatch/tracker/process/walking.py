@@ -140,7 +140,7 @@ class Walker:
 
         Args:
             groups: Mappings that are registered by us and that no other interrupts.
-            held: Pages that held data at the last round.
+            held: Pages that held data at the last round, and those of mappings that are new.
             thorough: Every page is to be told: an earlier report was lost.
 
         Raises:
