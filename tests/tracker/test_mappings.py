@@ -17,6 +17,7 @@ from tests.tracker.door import require
 from writewatch.abi.mman import (
     MADV_DONTNEED,
     MAP_ANONYMOUS,
+    MAP_FIXED,
     MAP_HUGETLB,
     MAP_PRIVATE,
     MAP_SHARED,
@@ -87,6 +88,29 @@ def test_a_private_page_of_shared_memory_that_reverts_is_reported() -> None:
 
 def test_a_shared_page_that_is_dropped_keeps_its_content_and_is_not_reported() -> None:
     assert dropped(MAP_SHARED | MAP_ANONYMOUS, -1, private=False) == []
+
+
+def test_a_file_that_takes_the_place_of_tracked_memory_is_watched_as_one(tmp_path: Path) -> None:
+    calls = default_calls()
+    path = tmp_path / "data"
+    path.write_bytes(b"file" * (2 * PAGE))
+    fd = os.open(path, os.O_RDWR)
+    try:
+        with mapped(8 * PAGE, MAP_PRIVATE | MAP_ANONYMOUS) as start:
+            span = ww.AddrRange(start, start + 8 * PAGE)
+            with ww.track(span, backend="uffd-wp") as tracker:
+                calls.mmap(start, 8 * PAGE, RW, MAP_PRIVATE | MAP_FIXED, fd)
+                with pytest.warns(ww.TrackingLostWarning):
+                    assert tracker.collect().n_pages == 8
+                calls.store(start + 3 * PAGE, b"ours")
+                assert tracker.collect().pages(span).tolist() == [3]
+                calls.madvise(start, 8 * PAGE, MADV_DONTNEED)
+                assert calls.load(start + 3 * PAGE, 4) == b"file"
+                assert not tracker.is_clean()
+                assert tracker.collect().pages(span).tolist() == [3]
+                assert tracker.is_clean()
+    finally:
+        os.close(fd)
 
 
 def test_memory_of_a_file_is_warned_of_and_tracked(tmp_path: Path) -> None:
@@ -168,7 +192,8 @@ def hugetlb() -> Iterator[int]:
     before = path.read_text(encoding="ascii") if path.exists() else ""
     if not before or not os.access(path, os.W_OK):
         pytest.skip("hugetlb pages cannot be reserved: that takes root")
-    path.write_text("8", encoding="ascii")
+    # More than there are: those may all be reserved by somebody.
+    path.write_text(str(int(before) + 2), encoding="ascii")
     try:
         with mapped(2 * HUGE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB) as start:
             yield start
@@ -208,4 +233,31 @@ def test_a_hugetlb_page_that_is_dropped_is_reported_until_it_is_read_again(huget
         tracker.collect()
         calls.madvise(hugetlb, HUGE, MADV_DONTNEED)
         assert not tracker.is_clean()
+        assert hugetlb in tracker.collect()
+
+
+@pytest.mark.filterwarnings("ignore::writewatch.UnseenWritesWarning")
+def test_each_half_of_a_hugetlb_page_is_reported_to_its_own_tracker_when_it_is_dropped(hugetlb: int) -> None:
+    """The second half is registered since the first was tracked; what it holds has to be remembered all the same."""
+    calls, middle = default_calls(), hugetlb + HUGE // 2
+    calls.store(hugetlb, b"ours")
+    with (
+        ww.track(ww.AddrRange(hugetlb, middle), backend="uffd-wp") as first,
+        ww.track(ww.AddrRange(middle, hugetlb + HUGE), backend="uffd-wp") as second,
+    ):
+        assert first.collect().n_pages == second.collect().n_pages == 0
+        calls.madvise(hugetlb, HUGE, MADV_DONTNEED)
+        assert not second.is_clean()
+        assert hugetlb in first.collect()
+        assert middle in second.collect()
+
+
+@pytest.mark.filterwarnings("ignore::writewatch.UnseenWritesWarning")
+def test_a_tracker_that_is_refused_does_not_disturb_one_of_part_of_a_hugetlb_page(hugetlb: int) -> None:
+    with ww.track(ww.AddrRange(hugetlb, hugetlb + PAGE), backend="uffd-wp") as tracker:
+        nowhere = ww.AddrRange(1 << 46, (1 << 46) + PAGE)
+        rest = ww.AddrRange(hugetlb + PAGE, hugetlb + HUGE)
+        with pytest.raises(ww.KernelUnsupportedError):
+            ww.track(rest, nowhere, backend="uffd-wp")
+        default_calls().store(hugetlb, b"x")
         assert hugetlb in tracker.collect()

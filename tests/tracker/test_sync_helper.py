@@ -14,6 +14,7 @@ import pytest
 
 import writewatch as ww
 from writewatch.kernel.default import default_calls
+from writewatch.pages import no_runs
 from writewatch.tracker import uffd_sync
 from writewatch.tracker.uffd_sync import HelperGoneError, UffdSync
 
@@ -109,6 +110,50 @@ def test_when_the_helper_dies_everything_is_reported_once(
     assert tracker.is_clean()
     table[7] = 1
     assert tracker.collect().pages(table).tolist() == [7]
+
+
+def test_what_was_written_without_a_helper_is_not_lost_to_a_tracker_that_is_made_next(
+    tracker: ww.Tracker, table: Any, dying: Callable[[ww.Tracker], None]
+) -> None:
+    """The new tracker starts another helper, and with it all that is tracked is protected again."""
+    tracker.collect()
+    dying(tracker)
+    table[6] = 1
+    with ww.track(ww.allocate(8, "u1"), backend="uffd-wp-sync") as other:
+        assert not tracker.is_clean()
+        with pytest.warns(ww.TrackingLostWarning, match="had died"):
+            assert 6 in tracker.collect().pages(table)
+        assert tracker.is_clean()
+        assert other.is_clean()
+
+
+def test_when_the_helper_dies_each_tracker_is_told_for_itself(
+    tracker: ww.Tracker, table: Any, page_size: int, dying: Callable[[ww.Tracker], None]
+) -> None:
+    second = ww.allocate((10, page_size), "u1")
+    with ww.track(second, backend="uffd-wp-sync") as other:
+        other.collect()
+        dying(tracker)
+        second[3] = 1
+        with pytest.warns(ww.TrackingLostWarning, match="had died"):
+            tracker.collect()
+        assert not other.is_clean()
+        assert 3 in other.collect().pages(second)
+        assert other.is_clean()
+        assert tracker.is_clean()
+
+
+def test_that_the_helper_died_is_noticed_where_linux_leaves_the_pages_protected(
+    tracker: ww.Tracker, table: Any, dying: Callable[[ww.Tracker], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does before v6.9: no entry tells, and no write clears a bit."""
+    tracker.collect()
+    dying(tracker)
+    monkeypatch.setattr(UffdSync, "_unprotected", lambda self, runs: no_runs())
+    table[6] = 1
+    assert not tracker.is_clean()
+    with pytest.warns(ww.TrackingLostWarning, match="had died"):
+        assert 6 in tracker.collect().pages(table)
 
 
 def test_the_helper_is_nobodys_child(table: Any) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import select
 import socket
 import struct
 import subprocess
@@ -27,7 +28,7 @@ from typing import Final
 
 import numpy as np
 
-from writewatch.abi.calls import KernelCalls
+from writewatch.abi.calls import KernelCalls, Vma
 from writewatch.abi.mman import MADV_POPULATE_READ
 from writewatch.abi.pagemap import PM_UFFD_WP
 from writewatch.abi.userfaultfd import (
@@ -112,6 +113,13 @@ class _Helper:
         """Whether our end of the socket is still what it was: the program may have closed it (os.closerange())."""
         return is_identity(self._calls, self._socket.fileno(), self._identity)
 
+    @property
+    def has_gone(self) -> bool:
+        """Whether the process has ended, without a conversation."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLRDHUP)
+        return bool(poller.poll(0))
+
     def ask(self, what: bytes, spans: list[tuple[int, int]]) -> list[int]:
         """One errno for each (start, length) in bytes, 0 where it was done."""
         if spans and self._socket.fileno() >= 0 and not self.is_ours:
@@ -181,14 +189,14 @@ class UffdSync:
         self._ranges = no_runs()
         self._witnesses = Witnesses(calls, self._pagemap)
         self._unregistered = no_runs()  # told to the user already
+        self._unseen = no_runs()  # not protected while there was no helper; for the next harvest to report
         self._granules: dict[tuple[int, int], int] = {}  # hugetlb VMAs met
         self._notices: list[str | Warning] = []
 
     def adjust(self, wanted: Runs) -> None:
         """Register and protect what is new, unregister what is not wanted any more."""
         added = difference(wanted, self._ranges)
-        files = files_under(self._calls, added)
-        granules = huge_granules(self._calls, added) if files else {}
+        shared = self._learn_mappings(added)
         self._populate(added)
         try:
             codes = self._helper.ask(b"R", self._spans(added))
@@ -200,11 +208,18 @@ class UffdSync:
             self._ask(b"U", added[[not code for code in codes]])
             raise self._refusal(added[failed].tolist(), codes[failed])
         self._ask(b"U", difference(self._ranges, wanted))
-        self._granules.update(granules)
-        self._ranges = wanted
         self._witnesses.keep(wanted)
+        self._notices += self._witnesses.replace(added, shared)
+        self._unseen = intersection(self._unseen, wanted)
+        self._ranges = wanted  # last: interrupted before, all of this is done again
+
+    def _learn_mappings(self, new: Runs) -> list[Vma]:
+        """Find hugetlb mappings; return shared mappings of shmem, which want a witness."""
+        files = files_under(self._calls, new)
+        granules = huge_granules(self._calls, new) if files else {}
+        self._granules.update(granules)
         huge = {first * self._page_size for first, _ in granules}
-        self._notices += self._witnesses.add(added, [v for v in files if is_shmem(v) and v.start not in huge])
+        return [vma for vma in files if is_shmem(vma) and vma.start not in huge]
 
     def _refusal(self, run: list[int], code: int) -> RangeRefusedError:
         span = f"[{run[0] * self._page_size:#x}, {run[1] * self._page_size:#x})"
@@ -222,16 +237,20 @@ class UffdSync:
     def harvest(self, unit: Runs) -> Harvest:
         """Read which pages are unprotected; protect exactly these again."""
         written = self._unprotected(unit)
+        if self._helper.has_gone:  # before v6.9 its end left every entry protected, and no write shows
+            return self._start_over(unit)
         self._populate(written)
         try:
             codes = self._helper.ask(b"P", self._spans(written))
         except HelperGoneError:
             return self._start_over(unit)
         refused = written[[bool(code) for code in codes]]
-        lost = self._register_again(refused)
+        lost = self._register_again(union(refused, intersection(self._unregistered, unit)))
         notices, self._notices = tuple(self._notices), []
         if self._witnesses.is_any:
             lost = union(lost, self._witnesses.harvest(unit, written))
+        lost = union(lost, intersection(self._unseen, unit))
+        self._unseen = difference(self._unseen, unit)
         return Harvest(difference(written, lost), lost, exact=not self._is_coarse(unit), notices=notices)
 
     def _is_coarse(self, unit: Runs) -> bool:
@@ -245,19 +264,32 @@ class UffdSync:
                 f"[{first * self._page_size:#x}, {last * self._page_size:#x}) was unmapped, replaced or unregistered "
                 "while it was tracked; it is reported as written until it is tracked again"
             )
+        self._unregistered = union(self._unregistered, lost)
         codes = self._ask(b"R", lost)
         still = lost[[bool(code) for code in codes]]
+        self._watch_anew(difference(lost, still))
         self._unregistered = union(difference(self._unregistered, lost), still)
         return lost
+
+    def _watch_anew(self, replaced: Runs) -> None:
+        """What is mapped there now may be other shared memory than before, or no longer shared."""
+        if len(replaced):
+            self._notices += self._witnesses.replace(replaced, self._learn_mappings(replaced))
 
     def _start_over(self, unit: Runs) -> Harvest:
         """The helper died, and all protection with it: everything is assumed written, a new helper begins."""
         self._restart()
-        notice = "the process that answers write faults had died; everything is reported as written once"
-        return Harvest(assumed=union(unit, self._ranges), notices=(notice,))
+        self._unseen = difference(self._unseen, unit)
+        notices, self._notices = tuple(self._notices), []
+        return Harvest(assumed=unit, notices=notices)
 
     def _restart(self) -> None:
+        """Start another helper. What was written meanwhile nobody has seen, and it is protected again here."""
         self._helper.close()
+        self._unseen = self._ranges
+        self._notices.append(
+            "the process that answers write faults had died; everything is reported as written once"
+        )
         try:
             self._helper = _Helper(self._calls)
         except HelperGoneError as error:
@@ -268,8 +300,10 @@ class UffdSync:
         self._ask(b"R", self._ranges)
 
     def has_written(self, spans: Runs) -> bool:
-        """Whether a page is unprotected, or was dropped."""
-        return bool(len(self._unprotected(spans))) or self._witnesses.lost(spans)
+        """Whether a page is unprotected, or was dropped, or was not protected for a while."""
+        if len(intersection(self._unseen, spans)):
+            return True
+        return bool(len(self._unprotected(spans))) or self._helper.has_gone or self._witnesses.lost(spans)
 
     def abandon(self) -> None:
         """Close our ends; the helper goes on for the parent."""

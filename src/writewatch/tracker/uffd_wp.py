@@ -107,8 +107,9 @@ class UffdWp:
 
     def adjust(self, wanted: Runs) -> None:
         """Register what is new and protect it; unregister what is not wanted any more."""
-        added = difference(wanted, self._ranges)
-        shared = self._learn_mappings(added)
+        # Not what is not registered yet: the other half of a huge page is, and so is what was interrupted on its way.
+        added = difference(wanted, self._wanted)
+        private, shared = self._learn_mappings(added)
         closed = close_gaps(wanted, self._calls)
         self._leave_mappings(difference(closed, self._ranges))
         try:
@@ -117,9 +118,9 @@ class UffdWp:
             if closed is wanted:
                 raise
             self._adjust(wanted)  # perhaps only a gap was refused: memory that somebody else has registered
-        self._remember_own_content(wanted)
+        self._remember_own_content(intersection(union(self._private, private), wanted))
         self._witnesses.keep(wanted)
-        self._notices += self._witnesses.add(added, shared)
+        self._notices += self._witnesses.replace(added, shared)
         self._wanted = wanted
         self._note_whether_plain()
 
@@ -135,20 +136,19 @@ class UffdWp:
                 (self.name,),
             )
 
-    def _learn_mappings(self, new: Runs) -> list[Vma]:
-        """Find hugetlb mappings, whose pages are registered whole, and private mappings of files.
+    def _learn_mappings(self, new: Runs) -> tuple[Runs, list[Vma]]:
+        """Find hugetlb mappings, whose pages are registered whole.
 
         Returns:
-            Shared mappings of shmem, which want a witness.
+            Page runs of private mappings of files, and shared mappings of shmem, which want a witness.
         """
         files = files_under(self._calls, new)
-        if files:
-            self._granules.update(huge_granules(self._calls, new))
+        granules = huge_granules(self._calls, new) if files else {}
+        self._granules.update(granules)
         private = [(vma.start, vma.end) for vma in files if not vma.is_shared]
         runs = np.array(private, np.int64).reshape(-1, 2) // self._page_size
-        self._private = union(self._private, normalise(runs))
-        huge = {first * self._page_size for first, _ in self._granules}
-        return [vma for vma in files if is_shmem(vma) and vma.start not in huge]
+        huge = {first * self._page_size for first, _ in granules}
+        return normalise(runs), [vma for vma in files if is_shmem(vma) and vma.start not in huge]
 
     def _adjust(self, wanted: Runs) -> None:
         self._uffd.check_ours()
@@ -167,14 +167,13 @@ class UffdWp:
         self._ranges = target
         self._granules = {run: pages for run, pages in self._granules.items() if len(clip(target, *run))}
 
-    def _remember_own_content(self, wanted: Runs) -> None:
+    def _remember_own_content(self, private: Runs) -> None:
         """A private page of a file or of hugetlb that is dropped keeps its protection; its content tells."""
-        self._private = intersection(self._private, wanted)
-        after = PageValues(self._private, np.uint8)
+        after = PageValues(private, np.uint8)
         after.take_over(self._own)
-        for first, last, held in after.parts(difference(self._private, self._own.pages)):
+        for first, last, held in after.parts(difference(private, self._own.pages)):
             held[:] = content_of(self._pagemap.entries(first * self._page_size, last * self._page_size))
-        self._own = after
+        self._private, self._own = private, after
 
     def _add(self, first: int, last: int) -> None:
         start, length = first * self._page_size, (last - first) * self._page_size
@@ -209,23 +208,30 @@ class UffdWp:
 
     def _remove(self, runs: list[tuple[int, int]] | list[list[int]]) -> None:
         """Unregister what can be; VMA by VMA where one that is gone or foreign would keep the others registered."""
+        for run in runs:
+            self._hot.forget(np.array([run], np.int64))
+        if self._unregistering.is_limited:
+            self._unregister_safely(np.array(runs, np.int64).reshape(-1, 2))
+            return
         for first, last in runs:
-            self._hot.forget(np.array([[first, last]], np.int64))
             try:
-                if self._unregistering.is_limited:
-                    self._unregister_safely(first, last)
-                else:
-                    self._unregister(first, last)
+                self._unregister(first, last)
             except OSError:
                 for piece in mapped_runs(self._calls, first, last).tolist():
                     self._unregister_if_ours(*piece)
 
-    def _unregister_safely(self, first: int, last: int) -> None:
-        """On kernels that cannot unregister every mapping: those that they can."""
-        for vma in self._calls.vmas(None):
-            begin, end = max(vma.start // self._page_size, first), min(vma.end // self._page_size, last)
-            if begin < end and self._unregistering.is_safe(vma):
-                self._unregister_if_ours(begin, end)
+    def _unregister_safely(self, runs: Runs) -> None:
+        """On kernels that cannot unregister every mapping: those that they can, VMA by VMA."""
+        try:
+            vmas = self._calls.vmas(None)
+        except OSError:
+            return  # no descriptor is free: which ones can be is not known, so all stay registered
+        safe = [(vma.start, vma.end) for vma in vmas if self._unregistering.is_safe(vma)]
+        pieces = np.array(
+            [(start // self._page_size, end // self._page_size) for start, end in safe], np.int64
+        )
+        for piece in intersection(runs, pieces.reshape(-1, 2)).tolist():
+            self._unregister_if_ours(*piece)
 
     def _unregister(self, first: int, last: int) -> None:
         self._uffd.unregister(first * self._page_size, (last - first) * self._page_size)
@@ -375,22 +381,25 @@ class UffdWp:
                 "while it was tracked; it is reported as written until it is tracked again"
             )
         self._lost = union(self._lost, lost)
+        restored = [no_runs()]
         for first, last in lost.tolist():
             with contextlib.suppress(OSError, RangeRefusedError):
                 self._add(first, last)
-                run = np.array([[first, last]], np.int64)
-                self._lost = difference(self._lost, run)
-                self._hot.forget(run)
-        self._witness_anew(difference(lost, self._lost))
+                restored.append(np.array([[first, last]], np.int64))
+        self._learn_anew(joined(restored))
         return lost
 
-    def _witness_anew(self, replaced: Runs) -> None:
-        """What is mapped there now may be other shared memory than before, or no longer shared."""
+    def _learn_anew(self, replaced: Runs) -> None:
+        """What is mapped there now may be of another kind than before; until that is known it counts as lost."""
         if not len(replaced):
             return
-        shared = [vma for vma in files_under(self._calls, replaced) if is_shmem(vma)]
+        private, shared = self._learn_mappings(replaced)
         if shared or self._witnesses.is_any:
             self._notices += self._witnesses.replace(replaced, shared)
+        others = difference(self._private, replaced)
+        self._remember_own_content(union(others, intersection(private, replaced)))
+        self._hot.forget(replaced)
+        self._lost = difference(self._lost, replaced)
 
     # ---- end -------------------------------------------------------------------------------------
 
@@ -404,7 +413,10 @@ class UffdWp:
     def close(self) -> None:
         """Unregister, then close: before v6.9 closing alone left entries protected."""
         if self._uffd.is_ours:
-            self._remove(self._ranges.tolist())
+            with contextlib.suppress(
+                OSError
+            ):  # what kept this from unregistering must not keep it from closing
+                self._remove(self._ranges.tolist())
         self._ranges = self._lost = no_runs()
         self._witnesses.close()
         self._uffd.close()
