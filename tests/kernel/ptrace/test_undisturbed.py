@@ -94,6 +94,17 @@ def test_a_filter_of_system_calls_stands_again_afterwards(kind: str) -> None:
         assert target.line() == FILTERS[kind]
 
 
+def test_no_call_gets_past_a_filter_meanwhile() -> None:
+    if not read_observer().suspends_filters:
+        pytest.skip("suspending a filter takes CAP_SYS_ADMIN and no filter of our own")
+    with Target("filtered", "errno", "hammers") as target:
+        assert target.line() == "filtered 0"
+        target.await_running()
+        attach(target, 200)
+        target.say()
+        assert target.line() == "past 0"
+
+
 def test_a_process_without_room_for_a_descriptor_says_so() -> None:
     import resource
 

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 from writewatch.abi.pidfd import KCMP_FILE, KCMP_FILES, PIDFD_THREAD
-from writewatch.abi.ptrace import PTRACE_O_SUSPEND_SECCOMP, PTRACE_O_TRACEEXEC, PTRACE_O_TRACESYSGOOD
+from writewatch.abi.ptrace import PTRACE_O_TRACEEXEC, PTRACE_O_TRACESYSGOOD
 from writewatch.kernel import libc
 from writewatch.kernel.ptrace import filters
 from writewatch.kernel.ptrace.footing import Footing
@@ -29,6 +29,7 @@ from writewatch.kernel.ptrace.tracing import ImpatientError, Patience, ThreadEnd
 
 #: The timer goes off again and again: once it might do so just before the wait that it is to end.
 _AGAIN_S: Final = 0.05
+_OPTIONS: Final = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC
 
 Answer = dict[str, Any]
 Reached = Callable[[str], None]
@@ -123,13 +124,12 @@ class _Attempt:
         self._request, self._machine, self._timer, self._reached = request, machine, timer, reached
         self._tracee = Tracee(request["tid"], timer)
         self._opened = contextlib.ExitStack()
-        self._lifts_filters = False
 
     def run(self) -> tuple[Answer, int]:
         fd = -1
         with self._opened:
             status = self._open_status()
-            self._seize()
+            self._tracee.seize(_OPTIONS)
             self._reached("seized")
             try:
                 try:
@@ -151,14 +151,6 @@ class _Attempt:
             os.close(fd)
         with contextlib.suppress(ThreadEndedError):
             self._tracee.detach()
-
-    def _seize(self) -> None:
-        """With filters lifted where this process may do that: then none has to be looked for while a thread is held."""
-        try:
-            self._tracee.seize(_options(True))
-            self._lifts_filters = True
-        except OSError:
-            self._tracee.seize(_options(False))
 
     def _open_status(self) -> int:
         pid, tid = self._request["pid"], self._request["tid"]
@@ -192,14 +184,24 @@ class _Attempt:
         request = self._request
         if request["do"] == "touch":  # what a stop costs that does nothing
             return {}, -1
-        if not self._lifts_filters and filters.is_filtered(status):  # it may kill whoever makes our calls
-            filters.suspend(self._tracee, _options(False))
+        self._lift_filters(status)
         self._timer.spare()
         visit_ = Visit(self._tracee, self._machine, footing, self._reached)
         if request["do"] == "close":
             return {"result": _close_copy(visit_, pidfd, request["fd"], request["mine"])}, -1
         fd = visit_.take(pidfd)
         return {"restores_itself": visit_.restores_itself, "notes": visit_.notes, "number": visit_.number}, fd
+
+    def _lift_filters(self, status: int) -> None:
+        """A filter may kill whoever makes our calls. Not before the stop: the thread must not run without its own.
+
+        Lifting is tried before looking whether there is any: it takes less time, and a thread is held.
+        """
+        try:
+            filters.suspend(self._tracee, _OPTIONS)
+        except RefusedError:
+            if filters.is_filtered(status):
+                raise
 
 
 def _close_copy(visit_: Visit, pidfd: int, number: int, mine: int) -> int:
@@ -211,7 +213,3 @@ def _close_copy(visit_: Visit, pidfd: int, number: int, mine: int) -> int:
     finally:
         os.close(copy)
     return -errno.EBADF if differs else visit_.close_descriptor(number)
-
-
-def _options(filtered: bool) -> int:
-    return PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | (PTRACE_O_SUSPEND_SECCOMP if filtered else 0)
