@@ -66,6 +66,14 @@ def test_of_several_processes_the_line_is_a_sum_and_names_the_one() -> None:
     ]
 
 
+def test_many_processes_that_lived_for_a_moment_wrote_in_the_whole_interval() -> None:
+    short = [
+        epoch(0, [HEAP], (100, 125), pid=pid, seconds=0.001, ended_s=0.01 * pid) for pid in range(1, 101)
+    ]
+    line = epoch_line([epoch(0, [HEAP], (100, 200)), *short], 1.0, 0.0)
+    assert line.startswith("ww    1.0 s      2,600   10 MiB/s ")
+
+
 def test_an_epoch_without_writes() -> None:
     assert epoch_line([epoch(0, [HEAP])], 1.0, 0.0) == "ww    1.0 s          0      0 B/s     0 %  "
 

@@ -57,10 +57,24 @@ def test_a_process_that_is_gone_has_nothing_to_tell() -> None:
 def test_the_child_that_needs_most_time_decides_and_costs_add_up() -> None:
     one = tracker(
         budget=MadeUpBudget(1.0, cost_share=0.02),
-        children=(tracker(budget=MadeUpBudget(9.0, cost_share=0.03)),),
+        children=(tracker(budget=MadeUpBudget(9.0, cost_share=0.03), pid=4712),),
     )
     assert period_s(one, 2.0) == 9.0
-    assert cost_share(one) == 0.05
+    assert cost_share(one, collect_all(one)) == 0.05
+
+
+def test_a_process_that_lived_for_a_moment_costs_for_a_moment() -> None:
+    short = [
+        MadeUpTracker(
+            [epoch(0, [HEAP], seconds=0.01, ended_s=0.5, pid=pid)],
+            pid=pid,
+            budget=MadeUpBudget(cost_share=0.25),
+        )
+        for pid in range(5000, 5100)
+    ]
+    one = tracker(budget=MadeUpBudget(cost_share=0.02), children=tuple(short))
+    assert cost_share(one, collect_all(one)) == pytest.approx(0.02 + 100 * 0.25 * 0.01)
+    assert cost_share(one, ()) == 0
 
 
 def test_a_program_that_exec_made_is_an_account_of_its_own() -> None:

@@ -59,11 +59,12 @@ def top(
 def _once(tracker: Any, interval: float, as_json: bool) -> None:
     ended = tracker.wait(period_s(tracker, interval))
     book = Book()
-    book.add(collect_all(tracker))
+    round_ = collect_all(tracker)
+    book.add(round_)
     if as_json:
         values = {
             "interval_s": interval,
-            "cost_share": round(cost_share(tracker), 6),
+            "cost_share": round(cost_share(tracker, round_), 6),
             "ended": ended,
             "processes": [process_values(one) for one in book.figures()],
         }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from writewatch.observe.reporters.units import count_text, rate_text, share_text, shortened
+from writewatch.observe.watch.figures import span_s
 from writewatch.tracker.process.writes import ProcessWrites
 
 #: Characters of a line.
@@ -29,13 +30,13 @@ def epoch_line(round_: Sequence[ProcessWrites], elapsed_s: float, cost_share: fl
     """One round of collects in one line of ``WIDTH`` characters at most.
 
     Args:
-        round_: Of all processes watched.
+        round_: Of all processes watched, at least one.
         elapsed_s: Since watching began.
         cost_share: What watching costs the processes, as a share of one core.
     """
     n_pages = sum(writes.n_pages for writes in round_)
     doubt = "" if all(is_exact(writes) for writes in round_) else "≤"
-    rate = sum(writes.n_bytes / max(writes.elapsed_s, 1e-9) for writes in round_)
+    rate = sum(writes.n_bytes for writes in round_) / span_s(round_)
     return _line(
         f"{elapsed_s:.1f} s",
         doubt + count_text(n_pages),

@@ -82,7 +82,7 @@ class Feed:
         who = f"{self._tracker.command} ({self._tracker.pid})"
         try:
             for round_ in watch(self._tracker, self._interval_s, stopped=self._stopped.is_set):
-                tell(News(round_, tuple(members(self._tracker)), self._facts()))
+                tell(News(round_, tuple(members(self._tracker)), self._facts(round_)))
         except (WriteWatchError, OSError) as error:
             end(f"Watching {who} failed: {error}.")
             return
@@ -94,9 +94,9 @@ class Feed:
         if not self._stopped.is_set():
             end(_ENDINGS[self._tracker.state].format(who))
 
-    def _facts(self) -> Facts:
+    def _facts(self, round_: tuple[ProcessWrites, ...]) -> Facts:
         period = period_s(self._tracker, self._interval_s)
-        return Facts(self._interval_s, period, cost_share(self._tracker), self._tracker.reason)
+        return Facts(self._interval_s, period, cost_share(self._tracker, round_), self._tracker.reason)
 
 
 def members(tracker: Watched, depth: int = 0) -> Iterator[Member]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from writewatch.tracker.process.writes import Mapping
+from writewatch.tracker.process.writes import Mapping, ProcessWrites
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,12 @@ class ProcessFigures:
     counts: Counts
     mappings: tuple[MappingFigures, ...]
     notes: tuple[str, ...]
+
+
+def span_s(round_: Sequence[ProcessWrites]) -> float:
+    """Seconds that a round of at least one collect covers: the epochs of processes that came or went are shorter."""
+    started_ns = min(writes.started_ns for writes in round_)
+    return max((max(writes.ended_ns for writes in round_) - started_ns) / 1e9, 1e-9)
 
 
 def labels(mappings: Sequence[MappingFigures]) -> Callable[[MappingFigures], str]:

@@ -8,11 +8,12 @@ other, comes in more rounds after that. A child that ended is left out from then
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from writewatch.errors import TrackingLostError
 from writewatch.observe.watch.face import Watched
+from writewatch.observe.watch.figures import span_s
 from writewatch.tracker.process.writes import ProcessWrites
 
 #: How soon a loop that can be stopped notices it.
@@ -89,9 +90,17 @@ def put_off_s(tracker: Watched) -> float:
     return max(one.put_off_s() for one in family(tracker))
 
 
-def cost_share(tracker: Watched) -> float:
-    """What watching costs all the processes together, as a share of one core."""
-    return sum(one.budget.cost_share for one in family(tracker))
+def cost_share(tracker: Watched, round_: Sequence[ProcessWrites]) -> float:
+    """What watching cost all the processes of a round together, as a share of one core.
+
+    A process that was there for a part of the round counts for that part: of a thousand that lived for a moment each,
+    the shares of their moments do not add up.
+    """
+    if not round_:
+        return 0.0
+    shares = {one.pid: one.budget.cost_share for one in family(tracker)}
+    costs_s = (shares.get(writes.pid, 0.0) * writes.elapsed_s for writes in round_)
+    return sum(costs_s) / span_s(round_)
 
 
 def _wait(

@@ -89,7 +89,7 @@ class TextTeller(_Stream):
         if self._n_lines % _LINES_PER_HEADING == 0:
             self._write(heading_line())
         self._n_lines += 1
-        self._write(epoch_line(round_, self._elapsed_s(round_), cost_share(tracker)))
+        self._write(epoch_line(round_, self._elapsed_s(round_), cost_share(tracker, round_)))
 
     def problem(self, sentence: str) -> None:
         """A line."""
@@ -117,8 +117,9 @@ class JsonTeller(_Stream):
         """``"event": "epoch"``, for each process."""
         if self._quiet:
             return
+        cost = cost_share(tracker, round_)
         for writes in round_:
-            self._tell(epoch_values(writes, self._elapsed_s(round_), cost_share(tracker)))
+            self._tell(epoch_values(writes, self._elapsed_s(round_), cost))
 
     def problem(self, sentence: str) -> None:
         """``"event": "problem"``."""
