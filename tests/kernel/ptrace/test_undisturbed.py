@@ -9,6 +9,8 @@ import pytest
 
 from tests.kernel.ptrace.target import Target, request
 from writewatch.kernel.ptrace.facts import read_observer
+from writewatch.kernel.ptrace.registers import machine_of
+from writewatch.kernel.ptrace.visiting import visit
 
 pytestmark = pytest.mark.usefixtures("attachable")
 
@@ -94,15 +96,21 @@ def test_a_filter_of_system_calls_stands_again_afterwards(kind: str) -> None:
         assert target.line() == FILTERS[kind]
 
 
-def test_no_call_gets_past_a_filter_meanwhile() -> None:
-    if not read_observer().suspends_filters:
-        pytest.skip("suspending a filter takes CAP_SYS_ADMIN and no filter of our own")
-    with Target("filtered", "errno", "hammers") as target:
+def test_a_filter_stands_until_the_thread_is_stopped() -> None:
+    said = []
+    with Target("filtered", "errno") as target:
         assert target.line() == "filtered 0"
-        target.await_running()
-        attach(target, 200)
-        target.say()
-        assert target.line() == "past 0"
+
+        def make_the_call(point: str) -> None:
+            if point == "seized":
+                target.say()
+                said.append(target.line())
+
+        request = {"do": "take", "pid": target.pid, "tid": target.tid, "deadline_s": 5.0, "mine": -1}
+        machine = machine_of()
+        assert machine is not None
+        assert visit(request, machine, make_the_call) == ({"failed": "ended"}, -1)
+    assert said == [FILTERS["errno"]]
 
 
 def test_a_process_without_room_for_a_descriptor_says_so() -> None:
