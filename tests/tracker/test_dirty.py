@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import mmap
 import pickle
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -326,3 +329,45 @@ def test_regions_are_the_same_whether_or_not_runs_were_asked_for_first(looked_at
         for regions in (dirty.regions, pickle.loads(pickle.dumps(dirty)).regions, dirty.regions):
             assert [(int(a), int(b)) for a, b, _ in regions.tolist()] == expected
             regions["start"] = 0
+
+
+class Meanwhile:
+    """Stands for another thread: at the n-th instruction of the code that works pages out, it does something."""
+
+    def __init__(self, n: int, does: Callable[[], object]) -> None:
+        self._remaining, self._does = n, does
+        self.is_over = False
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Meanwhile:
+        frame.f_trace_opcodes = frame.f_code.co_filename.endswith(("dirty.py", "backend.py", "written.py"))
+        if event == "opcode":
+            self._remaining -= 1
+            if self._remaining < 0 and not self.is_over:
+                self.is_over = True
+                self._does()
+        return self
+
+    def __enter__(self) -> Meanwhile:
+        self._before = sys.gettrace()
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+
+@pytest.mark.kernel("uffd_wp_async")
+@pytest.mark.parametrize("first", ["page_runs", "regions"])
+def test_two_threads_may_look_at_a_set_at_the_same_time(first: str) -> None:
+    table = ww.allocate((10, mmap.PAGESIZE), "u1")
+    with ww.track(table, backend="uffd-wp") as tracker:
+        for n in range(10_000):
+            table[[3, 4, 9]] = 1
+            dirty = tracker.collect()
+            with Meanwhile(n, lambda: dirty.n_pages) as other:  # noqa: B023  # used up before the next turn
+                found = getattr(dirty, first)
+            assert len(found) == 2
+            assert dirty.n_pages == 3
+            if not other.is_over:
+                break
+    assert n > 10

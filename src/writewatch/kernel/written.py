@@ -38,18 +38,21 @@ class WrittenPages:
 
         That is where its walk was restarted. Also None after ``runs()``, from which regions are made as well.
         """
+        parts = self._parts  # before the question: another thread may be in runs()
         if self._runs is not None:
             return None
-        words = np.concatenate([np.frombuffer(part, np.uint64) for part in self._parts]).reshape(-1, 3)
+        words = np.concatenate([np.frombuffer(part, np.uint64) for part in parts]).reshape(-1, 3)
         if (words[1:, 0] == words[:-1, 1]).any():
             return None
         return words.view(PAGE_REGION).reshape(-1)
 
     def runs(self) -> Runs:
         """(n, 2) page runs, ascending and disjoint; the array is read-only."""
+        parts = self._parts  # before the question: another thread may be here as well
         if self._runs is None:
-            words = np.frombuffer(b"".join(self._parts), np.int64).reshape(-1, 3)
-            self._runs = words[:, :2] >> self._shift
-            self._runs.flags.writeable = False
+            words = np.frombuffer(b"".join(parts), np.int64).reshape(-1, 3)
+            runs = words[:, :2] >> self._shift
+            runs.flags.writeable = False
+            self._runs = runs
             self._parts = []
         return self._runs

@@ -68,9 +68,10 @@ class DirtySet:
     @property
     def _written(self) -> Runs:
         """Worked out when it is first asked for: collecting is quick, and a set may never be looked at."""
-        if callable(self._find):
-            self._find = self._find()
-        return self._find
+        found = self._find  # looked up once: two threads may ask at the same time
+        if callable(found):
+            found = self._find = found()
+        return found
 
     # ---- what is in it ---------------------------------------------------------------------------
 
