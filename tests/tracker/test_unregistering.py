@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 import writewatch as ww
 from tests.tracker.process.targets import PAGE, Target
 from writewatch.abi.calls import Vma
+from writewatch.abi.mman import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from writewatch.kernel.calls import LinuxCalls
 from writewatch.kernel.maps import read_smaps
 from writewatch.tracker import unregistering
@@ -93,6 +95,45 @@ def test_other_memory_is_unregistered_at_once() -> None:
     start = array.ctypes.data
     assert registered_bytes(start, start + 8 * PAGE) == 0
     kept.close()
+
+
+class CountingCalls(LinuxCalls):
+    """Counts how often the mappings are read; from some moment on they cannot be."""
+
+    n_reads, is_full = 0, False
+
+    def vmas(self, pid: int | None) -> tuple[Vma, ...]:
+        self.n_reads += 1
+        if self.is_full:
+            raise OSError(errno.EMFILE, "injected")
+        return super().vmas(pid)
+
+
+@pytest.mark.usefixtures("limited")
+def test_the_mappings_are_read_once_for_many_ranges() -> None:
+    calls = CountingCalls()
+    table = ww.allocate((300 * 20, PAGE), "u1")
+    tracker = ww.track(*table[::20], backend="uffd-wp", calls=calls)
+    before = calls.n_reads
+    tracker.close()
+    assert calls.n_reads - before <= 2
+    assert registered_bytes(table.ctypes.data, table.ctypes.data + table.nbytes) == 0
+
+
+@pytest.mark.parametrize("release", [(6, 12, 117), (6, 18, 44)], ids=str)
+def test_a_tracker_can_be_closed_when_the_mappings_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, release: tuple[int, int, int]
+) -> None:
+    """No descriptor may be free; then those of the tracker have to be given back all the same."""
+    monkeypatch.setattr(unregistering, "running_release", lambda: release)
+    calls = CountingCalls()
+    start = calls.mmap(0, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
+    before = len(os.listdir("/proc/self/fd"))
+    tracker = ww.track(ww.AddrRange(start, start + 8 * PAGE), backend="uffd-wp", calls=calls)
+    calls.munmap(start, 8 * PAGE)  # unregistering it at once fails
+    calls.is_full = True
+    tracker.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.usefixtures("limited")

@@ -156,6 +156,53 @@ def test_pages_that_never_had_content_get_none(shared: Shared) -> None:
     assert shared.calls.mincore(shared.start, shared.length).tolist() == [1] * (N_PAGES - 1) + [0]
 
 
+class Interrupted(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("call", ["mremap", "madvise", "mincore"])
+@pytest.mark.parametrize("backend", ["uffd-wp", "uffd-wp-sync", "soft-dirty"])
+def test_memory_whose_tracker_was_interrupted_while_it_was_made_is_watched_by_the_next(
+    backend: str, call: str
+) -> None:
+    calls = LinuxCalls()
+    require(calls, backend)
+
+    def interrupt(*_: object) -> None:
+        setattr(calls, call, made)
+        raise Interrupted
+
+    memory = Shared(calls, backend)
+    memory.tracker.close()
+    with ww.track(ww.allocate(8, "u1"), backend=backend, calls=calls):  # something goes on being tracked
+        made = getattr(calls, call)
+        setattr(calls, call, interrupt)
+        with pytest.raises(Interrupted):
+            ww.track(memory.span, backend=backend, calls=calls)
+        memory.tracker = ww.track(memory.span, backend=backend, calls=calls)
+        memory.advise(2, 3, MADV_REMOVE)
+        assert not memory.tracker.is_clean()
+        assert 2 in memory.collected()
+        memory.close()
+
+
+@pytest.mark.parametrize("backend", ["uffd-wp", "uffd-wp-sync"])
+def test_shared_memory_that_takes_the_place_of_other_memory_is_watched(backend: str) -> None:
+    calls = default_calls()
+    require(calls, backend)
+    memory = Shared(calls, backend)
+    calls.mmap(memory.start, memory.length, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED)
+    with pytest.warns(ww.TrackingLostWarning):
+        assert len(memory.collected()) == N_PAGES
+    memory.store(2)
+    assert memory.reports(2)
+    memory.advise(2, 3, MADV_REMOVE)
+    assert memory.load(2) == b"\0"
+    assert memory.reports(2)
+    assert memory.reports()
+    memory.close()
+
+
 # ---- on the running kernel -----------------------------------------------------------------------
 
 

@@ -68,9 +68,9 @@ class SoftDirty:
             held[:] = content_of(self._entries(first, last))
         self._carried = intersection(kept.written, wanted)
         self._assumed = intersection(kept.assumed, wanted)
-        self._held = after
         self._witnesses.keep(wanted)
-        self._notices += [*kept.notices, *self._witnesses.add(new, shared)]
+        self._notices += [*kept.notices, *self._witnesses.replace(new, shared)]
+        self._held = after  # last: interrupted before, all of this is done again
 
     def _refuse_unrecorded(self, new: Runs) -> list[Vma]:
         """Linux keeps no soft-dirty bit for hugetlb entries: after one clearing they would look clean for ever.
