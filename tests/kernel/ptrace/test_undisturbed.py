@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +68,24 @@ def test_vector_registers_keep_their_values() -> None:
         attach(target, 20)
         target.send(signal.SIGUSR1)
         assert target.line() == "0 1"
+
+
+def test_what_is_below_the_stack_pointer_stays() -> None:
+    """A signal handler on an alternate stack may have the locals of a function there that it interrupted."""
+    with Target("states", "asleep") as target:
+        target.await_syscall()
+        before = whole_stack(target.pid)
+        attach(target)
+        assert whole_stack(target.pid) == before
+
+
+def whole_stack(pid: int) -> bytes:
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    match = re.search(r"^(\w+)-(\w+) .*\[stack\]$", maps, re.MULTILINE)
+    assert match is not None
+    start, end = (int(word, 16) for word in match.groups())
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        return os.pread(memory.fileno(), end - start, start)
 
 
 @pytest.mark.parametrize("blocks", [False, True])

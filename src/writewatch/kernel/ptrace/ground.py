@@ -12,6 +12,7 @@ Runs in the helper process too: nothing here may import NumPy.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from dataclasses import dataclass
 from typing import Final
@@ -54,11 +55,23 @@ class Ground:
         registers: Its own, with the stack pointer on the frame if there is one.
         site: Address of a system call instruction.
         why_plain: Why there is no frame, in words; empty where there is one.
+        overwritten: What was where the frame is.
     """
 
     registers: Registers
     site: int
     why_plain: str
+    overwritten: bytes = b""
+
+    def leave(self, tracee: Tracee) -> None:
+        """Take the frame away, from a thread that has its own registers again.
+
+        Mostly nobody would notice: it is below the stack. But a signal handler, or a coroutine, may have a stack of its
+        own inside of the thread's, and live data below.
+        """
+        if self.overwritten:
+            with contextlib.suppress(OSError):  # the thread has been killed
+                tracee.write(self.registers.rsp, self.overwritten)
 
 
 def prepare(tracee: Tracee, machine: Machine, footing: Footing, stopped: Stopped) -> Ground:
@@ -73,7 +86,8 @@ def prepare(tracee: Tracee, machine: Machine, footing: Footing, stopped: Stopped
         assert isinstance(machine, X8664)
         assert footing.gadgets.call is not None
         try:
-            return Ground(_write_frame(tracee, machine, footing, stopped), footing.gadgets.call, "")
+            registers, overwritten = _write_frame(tracee, machine, footing, stopped)
+            return Ground(registers, footing.gadgets.call, "", overwritten)
         except (frame.NoFrameError, OSError) as error:
             why = str(error)
     return Ground(stopped.registers, _plain_site(tracee, machine, footing, stopped), why)
@@ -117,8 +131,10 @@ def _is_there(tracee: Tracee, address: int | None, *patterns: bytes) -> bool:
     return found.startswith(patterns)
 
 
-def _write_frame(tracee: Tracee, machine: X8664, footing: Footing, stopped: Stopped) -> UserRegs:
-    """The thread's registers, with the stack pointer on a frame that has been written there."""
+def _write_frame(
+    tracee: Tracee, machine: X8664, footing: Footing, stopped: Stopped
+) -> tuple[UserRegs, bytes]:
+    """The thread's registers, with the stack pointer on a frame that has been written there, and what was there."""
     found: UserRegs = stopped.registers
     n_bytes = tracee.register_set(NT_X86_XSTATE, footing.scratch)
     area = frame.vector_state(ctypes.string_at(footing.scratch, n_bytes))
@@ -127,10 +143,11 @@ def _write_frame(tracee: Tracee, machine: X8664, footing: Footing, stopped: Stop
     at, data = frame.build(restored, found.rsp, stopped.mask, area, footing.gadgets.sigreturn)
     if not footing.has_room(at, found.rsp, found.fs_base):
         raise frame.NoFrameError("there is no room on its stack")
+    overwritten = tracee.read(at, len(data))
     tracee.write(at, data)
     base = UserRegs.from_buffer_copy(found)
     base.rsp = at
-    return base
+    return base, overwritten
 
 
 def _plain_site(tracee: Tracee, machine: Machine, footing: Footing, stopped: Stopped) -> int:

@@ -145,6 +145,7 @@ class Visit:
             self._reached("signals unblocked")
             self._machine.write(tracee, self._machine.as_found(stopped.registers, stopped.abort_ip))
             self._reached("registers restored")
+            self._ground.leave(tracee)
             if stopped.dispatch is not None:
                 obstacles.set_dispatch(tracee, stopped.dispatch)
 
