@@ -11,13 +11,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.observe.trace.made_up import HEAP, LIBRARY, MAPPINGS, PAGE, heap_page, mapping, meta, writes
+from tests.observe.trace.made_up import (
+    HEAP,
+    LIBRARY,
+    MAPPINGS,
+    PAGE,
+    SECOND,
+    heap_page,
+    mapping,
+    meta,
+    writes,
+)
 from writewatch.errors import TraceError
 from writewatch.observe.report import columns as columns_module
 from writewatch.observe.report import when as when_module
 from writewatch.observe.report.findings import Findings, as_values
+from writewatch.observe.report.stretches import stretches_of
 from writewatch.observe.report.survey import survey
 from writewatch.observe.report.when import fair_limit
+from writewatch.observe.trace.blocks import EPOCH
 from writewatch.observe.trace.reader import open_trace
 from writewatch.observe.trace.writer import LEAST_BYTES, TraceWriter
 from writewatch.tracker.process.writes import ProcessWrites
@@ -99,6 +111,37 @@ def test_figures_by_mapping(tmp_path_factory: pytest.TempPathFactory, history: H
         assert rows[0].extent_bytes == one.end - one.start
         assert rows[0].peak_rate == max(map(len, own)) * PAGE
         assert sum(rows[0].over_time) == pytest.approx(rows[0].n_pages)
+
+
+def test_processes_that_write_at_the_same_time_make_one_peak(tmp_path: Path) -> None:
+    pages = {heap_page(n) for n in range(100)}
+    rounds = [[writes(e, pages, pid=pid) for pid in range(4700, 4704)] for e in range(3)]
+    findings = found(tmp_path / "trace", rounds)
+    assert findings.mean_rate == findings.peak_rate == pytest.approx(400 * PAGE)
+    assert {one.peak_rate for one in findings.mappings} == {100 * PAGE}
+
+
+def test_the_moment_that_ends_a_recording_is_no_peak_by_itself(tmp_path: Path) -> None:
+    pages = {heap_page(n) for n in range(100)}
+    last = writes(3, pages | {LIBRARY // PAGE}, ended_ns=3 * SECOND + SECOND // 100)
+    findings = found(tmp_path / "trace", [*([writes(e, pages)] for e in range(3)), [last]])
+    heap, library = findings.mappings
+    assert findings.peak_rate == pytest.approx(201 / 1.01 * PAGE)
+    assert heap.peak_rate == pytest.approx(200 / 1.01 * PAGE)
+    assert library.peak_rate == pytest.approx(1 / 1.01 * PAGE)
+    assert library.peak_rate > library.mean_rate
+    assert findings.rates.max() == pytest.approx(findings.peak_rate)
+    assert findings.rates @ findings.columns.lengths_s == pytest.approx(401 * PAGE)
+
+
+def test_epochs_after_merged_ones_are_no_moments() -> None:
+    epochs = np.zeros(3, EPOCH)
+    epochs["to_ns"] = [8 * SECOND, 9 * SECOND, 9 * SECOND + SECOND // 10]
+    epochs["from_ns"] = [0, 8 * SECOND, 9 * SECOND]
+    epochs["n_epochs"] = [8, 1, 1]
+    stretches = stretches_of(epochs)
+    assert stretches.of_epoch.tolist() == [0, 1, 1]
+    assert stretches.seconds.tolist() == pytest.approx([8, 1.1])
 
 
 def test_the_mapping_written_most_comes_first(tmp_path: Path) -> None:

@@ -48,15 +48,29 @@ def test_rates_are_of_bytes_by_the_time_that_really_passed() -> None:
     assert counts.history == (5 * PAGE, 40 * PAGE)
 
 
-def test_an_epoch_of_a_moment_is_no_peak() -> None:
+def test_an_epoch_of_a_moment_is_no_peak_by_itself() -> None:
     found = figures(
         epoch(0, [HEAP], (100, 110), seconds=1, ended_s=1),
         epoch(1, [HEAP], (100, 140), seconds=0.1, ended_s=1.1),
     )
     counts = found.counts
     assert counts.rate_latest == pytest.approx(400 * PAGE)
-    assert counts.rate_peak == found.mappings[0].counts.rate_peak == 10 * PAGE
+    assert counts.rate_peak == found.mappings[0].counts.rate_peak == pytest.approx(50 / 1.1 * PAGE)
     assert counts.n_pages == 50
+
+
+def test_what_was_written_in_an_epoch_of_a_moment_alone_has_a_peak() -> None:
+    libc = mapping("libc.so.6", 900, 950)
+    found = figures(
+        epoch(0, [HEAP], (100, 190), seconds=1, ended_s=1),
+        epoch(1, [HEAP], (100, 101), seconds=1, ended_s=2),
+        epoch(2, [HEAP, libc], (900, 920), seconds=0.1, ended_s=2.1),
+        epoch(3, [HEAP, libc], (900, 902), seconds=0.02, ended_s=2.12),
+    )
+    of_libc = {one.mapping.name: one.counts for one in found.mappings}["libc.so.6"]
+    assert of_libc.rate_peak == pytest.approx(22 / 1.12 * PAGE)
+    assert of_libc.rate_peak > of_libc.rate_mean
+    assert found.counts.rate_peak == 90 * PAGE
 
 
 def test_a_growing_heap_is_one_line() -> None:

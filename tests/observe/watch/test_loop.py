@@ -74,7 +74,7 @@ def test_a_process_that_lived_for_a_moment_costs_for_a_moment() -> None:
     ]
     one = tracker(budget=MadeUpBudget(cost_share=0.02), children=tuple(short))
     assert cost_share(one, collect_all(one)) == pytest.approx(0.02 + 100 * 0.25 * 0.01)
-    assert cost_share(one, ()) == 0
+    assert cost_share(one, ()) == 0.02
 
 
 def test_a_program_that_exec_made_is_an_account_of_its_own() -> None:

@@ -77,7 +77,9 @@ class Findings:
         events: In their order.
         axis, columns: Where and when.
         ranges: (n,) united; ``epoch`` is a column, ``mapping`` a band, ``start`` and ``end`` are places.
-        rates: (n_columns,) bytes written a second, a page counted in each epoch that wrote it.
+        rates: (n_columns,) bytes written a second, a page counted in each epoch that wrote it; a column of a moment and
+            the one before it have the rate of both together.
+        peak_rate: Of these, or of the busiest epoch of one process.
         n_epochs: Collects.
         n_pages: Written, counted in each epoch.
         n_distinct: Pages that were written at all.

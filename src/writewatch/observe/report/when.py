@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from writewatch.observe.report.axis import Axis, Places, Program, make_axis
 from writewatch.observe.report.columns import Columns, make_columns
+from writewatch.observe.report.stretches import stretches_of, without_moments
 from writewatch.observe.report.where import Key, Where, keys_of, owners_of
 from writewatch.observe.trace.blocks import Block, Records
 from writewatch.observe.trace.ranges import Ranges, coarsened, ranges_of, united
@@ -30,7 +31,7 @@ class Sums:
 
     Attributes:
         n_pages: Written, counted in each epoch.
-        peak: Bytes a second in one epoch.
+        peak: Bytes a second in the busiest epoch.
         over_time: Pages in equal parts of the trace.
     """
 
@@ -57,8 +58,8 @@ class When:
             period,
         )
         self.sums: dict[Key, Sums] = {}
-        self.rates = np.zeros(len(self.columns))
-        self.peak_rate = 0.0
+        self._rates = np.zeros(len(self.columns))
+        self._busiest = 0.0
         self._pending: list[Ranges] = []
         self._places: dict[Program, Places] = {}
         self._last_ns = 0
@@ -68,6 +69,16 @@ class When:
         """What was found so far, united and not too many."""
         self._settle()
         return self._pending[0]
+
+    @property
+    def rates(self) -> NDArray[np.float64]:
+        """(n_columns,) bytes a second."""
+        return without_moments(self._rates, self.columns.lengths_s)
+
+    @property
+    def peak_rate(self) -> float:
+        """Bytes a second in the busiest epoch of one process, or in the busiest column of all of them together."""
+        return max(self._busiest, float(self.rates.max()))
 
     def add(self, block: Block) -> None:
         """The next block of the trace."""
@@ -129,9 +140,8 @@ class When:
         for row in range(len(epochs)):
             span = slice(int(first[row]), int(last[row]) + 1)
             lengths = self.columns.lengths_s[span]
-            self.rates[span] += n_bytes[row] / max(lengths.sum(), 1e-9)
-        seconds = np.maximum((epochs["to_ns"] - epochs["from_ns"]) / 1e9, 1e-9)
-        self.peak_rate = max(self.peak_rate, float((n_bytes / seconds).max()))
+            self._rates[span] += n_bytes[row] / max(lengths.sum(), 1e-9)
+        self._busiest = max(self._busiest, float(stretches_of(epochs).rates(n_bytes).max()))
 
     def _add_sums(self, block: Block) -> None:
         keys = keys_of(block)
@@ -139,12 +149,13 @@ class When:
         epochs = block.epochs
         table = np.zeros((len(keys), len(epochs)))
         np.add.at(table, (owners, block.ranges["epoch"]), block.ranges["reported"])
-        seconds = np.maximum((epochs["to_ns"] - epochs["from_ns"]) / 1e9, 1e-9)
+        stretches = stretches_of(epochs)
         spread = _spread(epochs, self.columns)
         for number in np.unique(owners).tolist():
             sums = self.sums.setdefault(keys[number], Sums())
             sums.n_pages += int(table[number].sum())
-            sums.peak = max(sums.peak, float((table[number] * epochs["page_size"] / seconds).max()))
+            rates = stretches.rates(table[number] * epochs["page_size"])
+            sums.peak = max(sums.peak, float(rates.max()))
             sums.over_time += table[number] @ spread
 
 

@@ -6,7 +6,7 @@ themselves.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,9 @@ from writewatch.observe.watch.lines import NOWHERE, Lines
 from writewatch.pages import Runs, difference, total
 from writewatch.tracker.process.writes import ProcessWrites
 
-#: An epoch that is shorter than this share of the one before has no peak: of a moment, few pages are a huge rate.
-_TOO_SHORT: Final = 0.25
+#: An epoch that is shorter than this share of the one before counts for the peak together with that one: of a moment,
+#: few pages are a huge rate.
+TOO_SHORT: Final = 0.25
 #: Epochs whose rates are kept, for a sparkline.
 N_HISTORY: Final = 64
 #: Sentences that are kept; a program that maps and unmaps could make new ones for ever.
@@ -41,6 +42,7 @@ class Account:
         self._latest: ProcessWrites | None = None
         self._mapped: frozenset[int] = frozenset()
         self._started_ns = 0
+        self._stretch_s = 0.0  # an epoch, with the moments after it
         self._n_epochs = 0
         self._n_assumed = 0
         self._exact = True
@@ -65,14 +67,16 @@ class Account:
         fresh = self._ages.add(runs, of_line, writes.ended_ns, n_lines)
         within = self._ages.within(writes.ended_ns, n_lines)
         per_second = writes.page_size / max(writes.elapsed_s, 1e-9)
-        has_peak = self._latest is None or writes.elapsed_s >= _TOO_SHORT * self._latest.elapsed_s
-        self._tallies.add(pages, fresh, within, per_second, has_peak)
+        goes_on = self._latest is not None and writes.elapsed_s < TOO_SHORT * self._latest.elapsed_s
+        self._stretch_s = writes.elapsed_s + (self._stretch_s if goes_on else 0.0)
+        stretch = _Stretch(goes_on, writes.page_size / max(self._stretch_s, 1e-9))
+        self._tallies.add(pages, fresh, within, per_second, stretch)
         self._whole.add(
             pages.sum(keepdims=True),
             fresh.sum(keepdims=True),
             within.sum(axis=1, keepdims=True),
             per_second,
-            has_peak,
+            stretch,
         )
         self._remember(writes)
 
@@ -130,6 +134,13 @@ def _by_line(writes: ProcessWrites, lines: Integers) -> tuple[Runs, Integers]:
     return runs[order], of_line[order]
 
 
+class _Stretch(NamedTuple):
+    """Whether the stretch that the last epoch was in goes on, and what turns its pages into a rate."""
+
+    goes_on: bool
+    per_second: float
+
+
 class _Tallies:
     """Counters of lines, as arrays that grow with the number of lines."""
 
@@ -139,12 +150,13 @@ class _Tallies:
         self._n_latest = np.zeros(n_lines, np.int64)
         self._within = np.zeros((n_windows, n_lines), np.int64)
         self._within_peak = np.zeros((n_windows, n_lines), np.int64)
+        self._n_stretch = np.zeros(n_lines, np.int64)
         self._rate_peak = np.zeros(n_lines)
         self._history = np.zeros((N_HISTORY, n_lines), np.float32)
         self._n_epochs = 0
 
     def add(
-        self, pages: Integers, fresh: Integers, within: Integers, per_second: float, has_peak: bool
+        self, pages: Integers, fresh: Integers, within: Integers, per_second: float, stretch: _Stretch
     ) -> None:
         """An epoch; ``per_second`` turns its pages into a rate."""
         self._grow(len(pages))
@@ -154,8 +166,8 @@ class _Tallies:
         self._within = within
         np.maximum(self._within_peak, within, out=self._within_peak)
         rate = pages * per_second
-        if has_peak:
-            np.maximum(self._rate_peak, rate, out=self._rate_peak)
+        self._n_stretch = pages + self._n_stretch if stretch.goes_on else pages
+        np.maximum(self._rate_peak, self._n_stretch * stretch.per_second, out=self._rate_peak)
         self._history[self._n_epochs % N_HISTORY] = rate
         self._n_epochs += 1
 
@@ -185,7 +197,7 @@ class _Tallies:
         more = n_lines - len(self.n_pages)
         if not more:
             return
-        for name in ("n_pages", "_n_distinct", "_rate_peak"):
+        for name in ("n_pages", "_n_distinct", "_n_stretch", "_rate_peak"):
             setattr(self, name, np.pad(getattr(self, name), (0, more)))
         for name in ("_within_peak", "_history"):
             setattr(self, name, np.pad(getattr(self, name), ((0, 0), (0, more))))

@@ -18,7 +18,8 @@ class Counts:
         n_distinct: Different pages among them.
         n_latest: Pages written in the latest epoch.
         rate_latest, rate_mean, rate_peak: Bytes a second: in the latest epoch, over the whole time watched,
-            and in the epoch with most, where one that is much shorter than the one before does not count.
+            and in the epoch with most, where one that is much shorter than the one before counts together with that
+            one. So the peak is never below the mean.
         working_set: Distinct pages written in the windows (``WINDOWS_S``) that end now, one figure each.
         working_set_peak: The largest that each of these ever was.
         history: Bytes a second in the latest epochs, oldest first.

@@ -94,10 +94,10 @@ def cost_share(tracker: Watched, round_: Sequence[ProcessWrites]) -> float:
     """What watching cost all the processes of a round together, as a share of one core.
 
     A process that was there for a part of the round counts for that part: of a thousand that lived for a moment each,
-    the shares of their moments do not add up.
+    the shares of their moments do not add up. Of a round in which nobody had anything to tell it is the first one's.
     """
     if not round_:
-        return 0.0
+        return tracker.budget.cost_share
     shares = {one.pid: one.budget.cost_share for one in family(tracker)}
     costs_s = (shares.get(writes.pid, 0.0) * writes.elapsed_s for writes in round_)
     return sum(costs_s) / span_s(round_)
