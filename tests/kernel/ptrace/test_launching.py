@@ -15,6 +15,7 @@ import pytest
 
 from tests.kernel.ptrace.target import program
 from writewatch.errors import UsageError
+from writewatch.kernel.ptrace import packets
 from writewatch.kernel.ptrace.launching import Ended, Ending, Launched, NewMemory, launch
 
 pytestmark = pytest.mark.usefixtures("attachable")
@@ -234,3 +235,13 @@ def test_an_owner_that_is_killed_leaves_the_program_running() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (-9, "alive\n")
+
+
+def test_the_end_is_heard_though_the_helper_left_a_word_unread() -> None:
+    ours, theirs = packets.pair()
+    with Launched(ours) as launched:
+        packets.send(theirs, {"event": "ended", "pid": 5, "status": 3})
+        launched.let_end(5)
+        theirs.close()  # with that unread: Linux resets the connection
+        assert launched.next_event(0) == Ended(5, 3)
+        assert launched.next_event(0) is None

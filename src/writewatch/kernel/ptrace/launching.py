@@ -6,6 +6,7 @@ those given or our own, it is in our process group and in the foreground with us
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -139,10 +140,12 @@ class Launched:
         """An event and its descriptor; an empty one when there is none."""
         if not select.select([self._socket], [], [], timeout_s)[0]:
             return {}, -1
-        try:
-            return packets.receive(self._socket)
-        except ConnectionError:
-            return {}, -1
+        # A helper that ends with a word of ours unread resets the connection. Linux says so once, before it hands
+        # out what the helper had sent (sock_error() in net/core/datagram.c): the end of the program, mostly.
+        for _ in range(2):
+            with contextlib.suppress(ConnectionError):
+                return packets.receive(self._socket)
+        return {}, -1
 
     def _event(self, message: dict[str, Any], fd: int) -> Event:
         pid = message["pid"]
