@@ -164,6 +164,31 @@ def test_signals_pass_through_and_stops_work() -> None:
     os.close(writer)
 
 
+_STOPS_ITS_CHILD = """
+import os, select, signal
+r, w = os.pipe()
+child = os.fork()
+if not child:
+    os.write(w, b"ran")
+    signal.pause()
+os.kill(child, signal.SIGSTOP)
+os.waitpid(child, os.WUNTRACED)
+ran = bool(select.select([r], [], [], 0.1)[0])
+os.kill(child, signal.SIGCONT)
+went_on = os.read(r, 3) == b"ran"
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+os._exit(ran + 2 * went_on)
+"""
+
+
+def test_a_child_that_is_stopped_while_it_is_held_stays_stopped() -> None:
+    with running([sys.executable, "-I", "-S", "-c", _STOPS_ITS_CHILD], follow_forks=True) as launched:
+        seen = events(launched)
+    assert causes(seen) == ["exec", "fork"]
+    assert seen[-1] == Ended(launched.pid, 2)
+
+
 def test_dispositions_of_signals_are_those_of_a_program_that_a_shell_starts() -> None:
     command = ["grep", "Sig[BIC]", "/proc/self/status"]
     reader, writer = os.pipe()

@@ -6,7 +6,7 @@ stops by itself before its first (PTRACE_EVENT_STOP of a number not seen yet, wh
 PTRACE_EVENT_FORK). A child by vfork shares the mm of its parent and is left alone until its exec.
 
 Every signal passes through here: it is given back with PTRACE_CONT, and a stop of the whole group is let be with
-PTRACE_LISTEN, so that SIGCONT works. Where it was asked for, a process is held once more, when its last thread is on
+PTRACE_LISTEN, so that SIGCONT works. Nor does a child run that was stopped before it did. Where it was asked for, a process is held once more, when its last thread is on
 its way out (``ending.py``): for a moment, in which its owner looks at what it wrote. When this process ends, for
 whatever reason, Linux detaches what it traced.
 
@@ -32,6 +32,7 @@ from writewatch.abi.ptrace import (
     PTRACE_EVENT_EXEC,
     PTRACE_EVENT_EXIT,
     PTRACE_GETEVENTMSG,
+    PTRACE_INTERRUPT,
     PTRACE_LISTEN,
     PTRACE_O_TRACECLONE,
     PTRACE_O_TRACEEXEC,
@@ -290,7 +291,7 @@ class Program:
         timer = Timer(_DEADLINE_S)
         timer.spare()
         began = time.monotonic_ns()
-        tracee = Tracee(tid, timer)
+        tracee, visit = Tracee(tid, timer), None
         try:
             tracee.open_memory(tid)
             visit = self._visit(tracee)
@@ -312,6 +313,8 @@ class Program:
             timer.stop()
             tracee.close()
             self._ask(PTRACE_SETOPTIONS, tid, self._options)  # filters stand again
+            if visit is not None and visit.was_stopped:  # so that it stops again before its first instruction
+                self._ask(PTRACE_INTERRUPT, tid)
         held = time.monotonic_ns() - began
         return {"held_ns": held, "restores_itself": visit.restores_itself, "notes": visit.notes}, fd
 

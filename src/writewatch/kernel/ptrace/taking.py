@@ -94,6 +94,7 @@ class Visit:
         restores_itself: Whether a frame was written.
         notes: What else was done or given up, in sentences.
         number: Of the descriptor in the target, while it was there.
+        was_stopped: Whether its whole group was stopped (SIGSTOP) while it ran for us. Who detaches it need not mind.
     """
 
     def __init__(self, tracee: Tracee, machine: Machine, footing: Footing, reached: Reached) -> None:
@@ -101,6 +102,7 @@ class Visit:
         self.notes: list[str] = []
         self.restores_itself = False
         self.number = -1
+        self.was_stopped = False
         found = machine.read(tracee)
         if machine.runs_foreign_code(found):
             raise RefusedError("foreign")
@@ -209,6 +211,7 @@ class Visit:
     def _signal_to_pass(self, status: int) -> int:
         """A trap (group stop) is left at once; of the signals only SIGSTOP gets past the mask, and SIGKILL kills."""
         if event(status):
+            self.was_stopped |= is_trap(status)
             return 0
         if stop_signal(status) in _FAULTS:
             raise RefusedError("unexpected signal", stop_signal(status))
