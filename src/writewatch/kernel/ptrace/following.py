@@ -6,9 +6,9 @@ stops by itself before its first (PTRACE_EVENT_STOP of a number not seen yet, wh
 PTRACE_EVENT_FORK). A child by vfork shares the mm of its parent and is left alone until its exec.
 
 Every signal passes through here: it is given back with PTRACE_CONT, and a stop of the whole group is let be with
-PTRACE_LISTEN, so that SIGCONT works. Nor does a child run that was stopped before it did. Where it was asked for, a process is held once more, when its last thread is on
-its way out (``ending.py``): for a moment, in which its owner looks at what it wrote. When this process ends, for
-whatever reason, Linux detaches what it traced.
+PTRACE_LISTEN, so that SIGCONT works. Nor does a child run that was stopped before it did. Where it was asked for, a
+process is held once more, when its last thread is on its way out (``ending.py``): for a moment, in which its owner
+looks at what it wrote. When this process ends, for whatever reason, Linux detaches what it traced.
 
 Runs in the helper process: nothing here may import NumPy.
 """
