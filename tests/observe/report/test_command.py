@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,34 @@ def test_a_recording_that_was_cut_off_is_finished_first(
 ) -> None:
     (trace / "_segment-000004.parquet.unfinished").write_bytes(b"PAR1 half")
     assert cli.run(["report", str(trace), "--finish"]) == 0
-    assert capsys.readouterr().err == "writewatch: the trace was whole\n"
+    assert capsys.readouterr().err == "writewatch: every epoch of the trace was in Parquet already\n"
     assert len(list(trace.iterdir())) == 3
+
+
+def test_a_recording_of_one_epoch_that_was_cut_off_is_told_in_the_singular(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "one.trace"
+    with TraceWriter(path, meta(), 0) as writer:
+        writer.add([writes(0, [heap_page(0)])])
+        stream = files.open_path(path, 1).read_bytes()
+    files.segment_path(path, 1).unlink()
+    files.open_path(path, 1).write_bytes(stream)
+    page = tmp_path / "report.html"
+    assert cli.run(["report", str(path), "--finish", "-o", str(page)]) == 0
+    expected = "writewatch: the recording was cut off; its last epoch is in Parquet now\n"
+    assert capsys.readouterr().err == expected
+    assert " UTC, 1 epoch, 4 KiB pages" in page.read_text(encoding="utf-8")
+
+
+def test_a_name_that_is_no_text_is_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / os.fsdecode(b"tr\xffce")
+    with TraceWriter(path, meta(), 0) as writer:
+        writer.add([writes(0, [heap_page(0)])])
+    page = tmp_path / os.fsdecode(b"report\xff.html")
+    assert cli.run(["report", str(path), "--json", "-o", str(page)]) == 0
+    assert json.loads(capsys.readouterr().out)["pages_written"] == 1
+    assert page.exists()
 
 
 def test_what_to_make_must_be_said(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,9 +98,18 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["report", str(trace), "-o", str(tmp_path / "no" / "x.html")]) == 1
-    told = capsys.readouterr().err
-    assert "the report cannot be written" in told
-    assert told.count("\n") == 1
+    missing = tmp_path / "no" / "x.html"
+    expected = f"writewatch: the report cannot be written: {missing}: No such file or directory\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("option", ["-o", "--png", "--svg"])
+def test_a_full_disk_is_one_sentence_that_names_the_file(
+    trace: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert cli.run(["report", str(trace), option, "/dev/full"]) == 1
+    expected = "writewatch: the report cannot be written: /dev/full: No space left on device\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(

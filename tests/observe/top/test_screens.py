@@ -117,6 +117,8 @@ def test_the_last_picture_stays_with_a_sentence() -> None:
 
 def test_a_screen_that_is_too_small_says_so() -> None:
     assert "needs 60 columns and 16 lines" in shown(filled(), (50, 20))
+    words = shown(filled(), (20, 4)).split()
+    assert " ".join(words) == "This needs 60 columns and 16 lines; here are 20 and 4."
 
 
 @pytest.mark.parametrize("size", [(60, 16), (80, 24), (100, 30), (137, 51), (240, 70)])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,27 @@ def test_what_a_writer_left_twice_or_half_is_removed(tmp_path: Path) -> None:
     assert finish_trace(path) == 0
     assert sorted(one.name for one in path.iterdir()) == ["segment-000001.parquet", "segment-000003.parquet"]
     assert n_epochs_of(open_trace(path)) == 130
+
+
+def test_a_recording_without_an_epoch_is_not_finished_into_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.mkdir()
+    with files.OpenSegment(path, meta(first=1, last=1)):
+        pass
+    with pytest.raises(TraceError, match="is whole; record it again"):
+        finish_trace(path)
+    assert [one.name for one in path.iterdir()] == ["_open-000001.arrows"]
+
+
+@pytest.mark.parametrize("look", [open_trace, finish_trace])
+def test_a_recording_that_has_only_begun_is_said_to_go_on(
+    tmp_path: Path, look: Callable[[Path], object]
+) -> None:
+    with (
+        open_writer(tmp_path / "trace", 0),
+        pytest.raises(TraceError, match="being recorded and holds no epo"),
+    ):
+        look(tmp_path / "trace")
 
 
 def test_a_trace_that_is_being_recorded_is_not_finished_by_another(tmp_path: Path) -> None:

@@ -100,6 +100,17 @@ def test_a_process_is_recorded_until_it_ends(
     assert f"writewatch report {trace}" in told.err
 
 
+def test_what_to_do_with_a_trace_can_be_pasted_into_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attached(monkeypatch, Tracker(epochs(1)))
+    path = tmp_path / "my trace"
+    assert cli.run(["record", "4711", "-o", str(path)]) == 0
+    told = capsys.readouterr().err
+    assert "(4.0 KiB/s, 1 epoch)" in told
+    assert f"writewatch report '{path}' -o report.html" in told
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_well_and_the_last_writes_are_kept(
     trace: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -151,6 +162,7 @@ def test_what_cannot_be_attached_to_leaves_no_trace(
         (["4711", "--max-size", "many"], "write it like 64MiB"),
         (["4711", "--max-size", "1k"], "give a larger --max-size"),
         (["4711", "--interval", "0"], "--interval"),
+        (["4711", "--duration", "1s"], "'1s' is not a valid number"),
         (["no such process at all"], "no process is named"),
     ],
 )

@@ -11,6 +11,8 @@ import click
 class Number(click.FloatRange):
     """A number in a range."""
 
+    name = "number"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number that a word is."""
         number: float = super().convert(value, param, ctx)

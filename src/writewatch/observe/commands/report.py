@@ -46,8 +46,9 @@ def report(
 
 def _finished(n_epochs: int) -> str:
     if not n_epochs:
-        return "the trace was whole"
-    return f"the recording was cut off; its last {n_epochs} epochs are in Parquet now"
+        return "every epoch of the trace was in Parquet already"
+    last = "last epoch is" if n_epochs == 1 else f"last {n_epochs:,} epochs are"
+    return f"the recording was cut off; its {last} in Parquet now"
 
 
 def _show(trace: Path, output: Path | None, png: Path | None, svg: Path | None, as_json: bool) -> None:
@@ -62,18 +63,25 @@ def _show(trace: Path, output: Path | None, png: Path | None, svg: Path | None, 
 
 
 def _write(findings: Findings, output: Path | None, png: Path | None, svg: Path | None) -> None:
-    try:
-        if output:
-            from writewatch.observe.report.page import page
+    if output:
+        from writewatch.observe.report.page import page
 
+        with _writing(output):
             output.write_text(page(findings), encoding="utf-8")
-        for path, kind in ((png, "png"), (svg, "svg")):
-            if path:
-                from writewatch.observe.report.picture import draw
+    for path, kind in ((png, "png"), (svg, "svg")):
+        if path:
+            from writewatch.observe.report.picture import draw
 
+            with _writing(path):
                 draw(findings, path, kind)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise TraceError(f"the report cannot be written: {error}") from error
+        raise TraceError(f"the report cannot be written: {path}: {error.strerror or error}") from error
 
 
 @contextmanager

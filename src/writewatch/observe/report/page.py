@@ -18,7 +18,7 @@ from writewatch.observe.report.png import png
 from writewatch.observe.report.raster import raster
 from writewatch.observe.report.remarks import remarks
 from writewatch.observe.report.scales import length_text, time_ticks
-from writewatch.observe.reporters.units import count_text, rate_text, size_text
+from writewatch.observe.reporters.units import count_text, counted, rate_text, size_text
 
 _STATIC_WIDTH, _STATIC_HEIGHT = 800, 440
 _MOST_ROWS = 25
@@ -93,7 +93,7 @@ def _facts(findings: Findings) -> str:
     state = " and still going on" if findings.is_open else ""
     began = meta.began[:19].replace("T", " ")
     return escape(
-        f"{length_text(findings.duration_s)} from {began} UTC{state}, {count_text(findings.n_epochs)} epochs, "
+        f"{length_text(findings.duration_s)} from {began} UTC{state}, {counted(findings.n_epochs, 'epoch')}, "
         f"{meta.page_size >> 10} KiB pages, Linux {meta.kernel}"
     )
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
-from writewatch.observe.reporters.units import count_text, rate_text, size_text
+from writewatch.observe.reporters.units import counted, rate_text, size_text
 from writewatch.observe.trace.tally import Tally
 
 
 def progress_line(target: str, tally: Tally, trace_bytes: int) -> str:
     """How far it is."""
     return (
-        f"recording {target}: {tally.seconds:.0f} s, {count_text(tally.n_rounds)} epochs, "
+        f"recording {target}: {tally.seconds:.0f} s, {counted(tally.n_rounds, 'epoch')}, "
         f"{size_text(tally.n_bytes)} written, trace {size_text(trace_bytes)}; Ctrl-C ends it"
     )
 
@@ -25,8 +26,8 @@ def sentence(target: str, trace: Path, tally: Tally, trace_bytes: int) -> str:
     processes = f" by {len(tally.pids)} processes" if len(tally.pids) > 1 else ""
     return (
         f"{target}: {size_text(tally.n_bytes)} written{processes} in {tally.seconds:.1f} s "
-        f"({rate}, {count_text(tally.n_rounds)} epochs); trace {size_text(trace_bytes)}; "
-        f"see it with: writewatch report {trace} -o report.html"
+        f"({rate}, {counted(tally.n_rounds, 'epoch')}); trace {size_text(trace_bytes)}; "
+        f"see it with: writewatch report {shlex.quote(str(trace))} -o report.html"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from writewatch.observe.reporters.units import count_text, shortened, size_text
+from writewatch.observe.reporters.units import count_text, counted, shortened, size_text
 from writewatch.observe.watch.ages import WINDOWS_S
 from writewatch.observe.watch.figures import Counts, ProcessFigures, labels
 
@@ -78,7 +78,7 @@ def outcome_text(status: int | None) -> str:
 
 
 def _who(process: ProcessFigures) -> str:
-    epochs = "1 epoch" if process.n_epochs == 1 else f"{process.n_epochs:,} epochs"
+    epochs = counted(process.n_epochs, "epoch")
     return f"{process.command} ({process.pid}): {process.elapsed_s:.1f} s in {epochs}"
 
 

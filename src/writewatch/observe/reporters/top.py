@@ -6,6 +6,7 @@ cell of the heatmap has a character for its level. Where the terminal has no Uni
 
 from __future__ import annotations
 
+import textwrap
 from typing import Final
 
 from rich.text import Text
@@ -35,7 +36,8 @@ def screen(view: View, width: int, height: int, glyphs: Glyphs) -> list[Text]:
     """The whole screen: a heading, the table, a line on the mapping under the cursor, the heatmap, the keys."""
     if width < LEAST_WIDTH or height < LEAST_HEIGHT:
         text = f"This needs {LEAST_WIDTH} columns and {LEAST_HEIGHT} lines; here are {width} and {height}."
-        return padded([fitted(Text(text), width, glyphs)], width, height)
+        lines = textwrap.wrap(text, max(width, 1))
+        return padded([fitted(Text(line), width, glyphs) for line in lines], width, height)
     below = heatmap_height(view, height)
     heat = view.heat(below - 2, width - LABEL_WIDTH)
     return [

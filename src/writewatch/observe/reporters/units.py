@@ -34,6 +34,11 @@ def count_text(n: int) -> str:
     return f"{n / 1e6:,.1f} M" if n < 100_000_000_000 else f"{n:.1e}"
 
 
+def counted(n: int, what: str) -> str:
+    """So many of something: ``1 epoch``, ``2,000 epochs``."""
+    return f"{count_text(n)} {what}{'' if n == 1 else 's'}"
+
+
 def share_text(share: float) -> str:
     """A share as a percentage, in at most 6 characters: ``0 %``, ``<0.1 %``, ``2.4 %``, ``100 %``."""
     percent = 100 * share

@@ -109,8 +109,10 @@ def read_segment(path: Path, words: Words) -> tuple[Block, Meta]:
     """
     parquet = arrow().parquet
     try:
-        meta = meta_of(parquet.read_schema(path), str(path))
-        return from_table(parquet.read_table(path, page_checksum_verification=True), words), meta
+        # Opened here: Arrow takes names that are text, and to Linux they are bytes.
+        with path.open("rb") as file:
+            meta = meta_of(parquet.read_schema(file), str(path))
+            return from_table(parquet.read_table(file, page_checksum_verification=True), words), meta
     except (arrow().ArrowException, OSError, ValueError) as error:
         raise TraceError(f"{path.name} is damaged ({_first_line(error)})") from error
 
@@ -118,7 +120,8 @@ def read_segment(path: Path, words: Words) -> tuple[Block, Meta]:
 def read_meta(path: Path) -> Meta:
     """What a finished segment says about itself; raises as ``read_segment`` does."""
     try:
-        return meta_of(arrow().parquet.read_schema(path), str(path))
+        with path.open("rb") as file:
+            return meta_of(arrow().parquet.read_schema(file), str(path))
     except (arrow().ArrowException, OSError) as error:
         raise TraceError(f"{path.name} is damaged ({_first_line(error)})") from error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from writewatch.errors import TraceError
 from writewatch.observe.trace import files
 from writewatch.observe.trace.blocks import Event, Words
-from writewatch.observe.trace.reader import open_trace
+from writewatch.observe.trace.reader import nothing_whole, open_trace
 from writewatch.observe.trace.writer import bounded, settled
 
 
@@ -34,7 +34,9 @@ def finish_trace(path: Path) -> int:
         TraceError: It is not a trace, newer, being recorded, has nothing whole, or cannot be written. What was
             readable before still is.
     """
-    open_trace(path)
+    trace = open_trace(path)
+    if not (trace.n_segments or trace.is_open):
+        raise nothing_whole(path)
     try:
         covered = _remove_what_is_covered(path)
         n_epochs = sum(

@@ -6,15 +6,19 @@ left is it an error.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from writewatch.errors import TraceError
 from writewatch.observe.trace import files
 from writewatch.observe.trace.blocks import Block, Words
 from writewatch.observe.trace.schema import Meta, NewerFormatError, arrow
 from writewatch.observe.trace.writer import settled
+
+_ONLY_BEGUN: Final = "the trace {} is being recorded and holds no epoch yet; ask again when its first is over"
 
 
 @dataclass(slots=True)
@@ -55,7 +59,7 @@ class Trace:
         if self._open_block is not None:
             yield self._open_block
         elif not n_whole:
-            raise TraceError(f"nothing of the trace {self.path} is whole; record it again")
+            raise nothing_whole(self.path)
 
     @property
     def n_segments(self) -> int:
@@ -85,13 +89,20 @@ def open_trace(path: Path) -> Trace:
     block, meta, is_open = _open(path, max((meta.last for meta in metas), default=0), words, damage)
     metas += [meta] if meta else []
     if not metas:
-        raise TraceError(f"nothing of the trace {path} is whole; record it again")
+        raise TraceError(_ONLY_BEGUN.format(path)) if is_open else nothing_whole(path)
     return Trace(path, metas[0], is_open, damage + _missing(metas), words, whole, block)
+
+
+def nothing_whole(path: Path) -> TraceError:
+    """What is said of a trace that holds nothing to be shown."""
+    return TraceError(f"nothing of the trace {path} is whole; record it again")
 
 
 def _check_directory(path: Path) -> None:
     if not path.exists():
-        raise TraceError(f"there is no trace {path}; make one with: writewatch record PID -o {path}")
+        raise TraceError(
+            f"there is no trace {path}; make one with: writewatch record PID -o {shlex.quote(str(path))}"
+        )
     if not path.is_dir():
         raise TraceError(f"{path} is not a trace but a file; name a directory that writewatch record made")
     if not files.segments_in(path) and not files.open_segments_in(path):

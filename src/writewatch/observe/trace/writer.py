@@ -9,6 +9,7 @@ up the oldest segment; a row says so.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +124,8 @@ class TraceWriter:
                 self.path.rmdir()
         except OSError as error:
             raise TraceError(
-                f"the trace {self.path} cannot be finished: {error.strerror or error}"
+                f"the trace {self.path} cannot be finished: {error.strerror or error}; when that is mended: "
+                f"writewatch report {shlex.quote(str(self.path))} --finish"
             ) from error
 
     def __enter__(self) -> TraceWriter:

@@ -28,7 +28,9 @@ def find_process(word: str, proc: Path = Path("/proc")) -> int:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(f"no process is named {word}; give its name as in ps -e, or its process id")
+        raise UsageError(
+            f"no process is named {word or repr(word)}; give its name as in ps -e, or its process id"
+        )
     listed = ", ".join(f"{pid} ({_command_line(proc / str(pid))})" for pid in found[:_MOST_LISTED])
     more = f" and {len(found) - _MOST_LISTED} more" if len(found) > _MOST_LISTED else ""
     raise UsageError(f"{len(found)} processes are named {word}: {listed}{more}; give the process id of one")
