@@ -139,6 +139,18 @@ def test_content_that_is_only_unmapped_is_not_reported(shared: Shared) -> None:
     assert shared.reports()
 
 
+def test_of_two_memories_each_tracker_asks_about_its_own(shared: Shared) -> None:
+    other = Shared(shared.calls, shared.tracker.backend)
+    shared.collected()
+    # Soft-dirty may be disturbed by another thread's fault.
+    assert other.tracker.is_clean() or other.tracker.backend == "soft-dirty"
+    other.advise(2, 3, MADV_REMOVE)
+    assert not other.tracker.is_clean()
+    assert shared.tracker.is_clean() or other.tracker.backend == "soft-dirty"
+    assert other.reports(2)
+    other.close()
+
+
 def test_a_drop_is_assumed_and_a_store_is_not(shared: Shared) -> None:
     if shared.tracker.backend == "soft-dirty":
         pytest.skip("soft-dirty: is never exact")

@@ -183,6 +183,8 @@ class _Mapping:
 
     def lost(self, pages: Runs) -> tuple[Runs, Runs]:
         """Of some pages those whose content is gone, and all that are not mapped here."""
+        if not len(pages):
+            return pages, pages
         empty = intersection(self._pages_where(self._shift, pages, is_present=False), pages)
         if not len(empty):
             return empty, empty
