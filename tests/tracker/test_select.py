@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import writewatch as ww
+from writewatch.abi.calls import KernelCalls
+from writewatch.kernel import default
 from writewatch.kernel.calls import LinuxCalls
 from writewatch.kernel.default import HIDE_VARIABLE, default_calls
 from writewatch.kernel.hiding import hide
@@ -143,3 +145,18 @@ def test_capabilities_are_tried_once_for_each_kernel() -> None:
     calls: Any = LinuxCalls()
     assert known(calls) is known(calls)
     assert known(default_calls()) is ww.capabilities()
+
+
+def test_threads_that_are_the_first_to_ask_get_the_same_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two, there would be two userfaultfds, and a mapping can be registered with one of them only."""
+    others: list[KernelCalls] = []
+
+    def made() -> KernelCalls:
+        if not others:
+            others.append(LinuxCalls())  # said before it is true: the other thread makes its own, too
+            others[0] = default_calls()
+        return LinuxCalls()
+
+    monkeypatch.setattr(default, "_made", {})
+    monkeypatch.setattr(default, "LinuxCalls", made)
+    assert default_calls() is others[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Final
 
@@ -22,9 +21,12 @@ def default_calls() -> KernelCalls:
     Raises:
         UsageError: The variable names a feature that cannot be hidden.
     """
-    return _calls_without(os.environ.get(HIDE_VARIABLE, ""))
+    names = os.environ.get(HIDE_VARIABLE, "")
+    calls = _made.get(names)
+    if calls is None:
+        # Several threads may come here at once, and all have to get the same: what one of them put there first.
+        calls = _made.setdefault(names, hide(LinuxCalls(), parse_hidden(names)))
+    return calls
 
 
-@functools.cache
-def _calls_without(names: str) -> KernelCalls:
-    return hide(LinuxCalls(), parse_hidden(names))
+_made: Final[dict[str, KernelCalls]] = {}
