@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.observe.trace.made_up import HEAP, LIBRARY, PAGE, mapping, meta, writes
 from writewatch.observe.report.findings import Findings
 from writewatch.observe.report.page import page
 from writewatch.observe.report.palette import LEAST_SHARE, levels, palette
@@ -26,6 +27,9 @@ from writewatch.observe.report.png import png
 from writewatch.observe.report.raster import raster
 from writewatch.observe.report.remarks import remarks
 from writewatch.observe.report.scales import byte_ticks, length_text, seconds_text, time_ticks
+from writewatch.observe.report.survey import survey
+from writewatch.observe.trace.reader import open_trace
+from writewatch.observe.trace.writer import TraceWriter
 
 
 def unpacked(stream: bytes, n: int) -> tuple[list[int], bytes]:
@@ -195,6 +199,25 @@ def test_matplotlib_draws_it(known: Findings, tmp_path: Path, kind: str) -> None
         assert content.startswith(b"\x89PNG")
     else:
         assert all(word in content.decode() for word in ("[heap]", "libc.so.6 .data", "100 %", "15 s"))
+
+
+@pytest.mark.parametrize("letter", ["W", "i", "$x_"])
+def test_names_that_are_long_end_within_the_picture(tmp_path: Path, letter: str) -> None:
+    pytest.importorskip("matplotlib", reason="the extra [plot] is not installed")
+    from matplotlib.image import imread
+
+    from writewatch.observe.report.picture import draw
+
+    long = (mapping(HEAP, 100, letter * 100), mapping(LIBRARY, 100, f"/a/path/{letter * 60} .data/.bss"))
+    pages = [one.start // PAGE for one in long]
+    with TraceWriter(tmp_path / "trace", meta(target=letter * 200), 0) as writer:
+        for epoch in range(3):
+            both = [writes(epoch, pages, pid=pid, command="a-command", mappings=long) for pid in (4711, 4712)]
+            writer.add(both)
+    draw(survey(open_trace(tmp_path / "trace")), tmp_path / "x.png", "png")
+    pixels = imread(tmp_path / "x.png")
+    assert pixels[:, 400:1000].min() < 0.5  # there is something
+    assert pixels[:, :8].min() == pixels[:, -8:].min() == 1
 
 
 # ---- words ---------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Colour does not carry it alone: the rate over time stands above, and what each m
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,14 @@ _LINE: Final = "#dde1e7"
 _ACCENT: Final = "#1f6fb2"
 # Fewer than the picture has there: a row or column that is left out might be the one that was written.
 _WIDTH, _HEIGHT = 1100, 640
+#: Inches, and the share of the width that is left of the axes, and is theirs.
+_SIZE: Final = (11, 6.8)
+_LEFT, _ACROSS = 0.21, 0.69
+_DPI: Final = 150
+_FONT: Final = 9
+_TITLE_FONT: Final = 12
+#: Points between a name and the axes, or the edge.
+_MARGIN: Final = 8
 #: A name is left out where it would run into another.
 _LEAST_APART: Final = 0.032
 
@@ -48,14 +57,14 @@ def draw(findings: Findings, path: Path, kind: str) -> None:
     if not findings.axis.bands:
         raise TraceError("nothing was written in this trace, so there is no picture of it")
     style: dict[Any, Any] = {
-        "font.size": 9,
+        "font.size": _FONT,
         "svg.fonttype": "none",
         "text.color": _INK,
         "axes.edgecolor": _SOFT,
     }
     with rc_context(style):
         # Not pyplot: it would look for a screen.
-        figure = Figure(figsize=(11, 6.8), dpi=150, facecolor="white")
+        figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor="white")
         above, heat, bar = _layout(figure)
         _rates(above, findings)
         _heat(heat, findings)
@@ -65,10 +74,9 @@ def draw(findings: Findings, path: Path, kind: str) -> None:
 
 def _layout(figure: Any) -> tuple[Any, Any, Any]:
     """The rate above, the heatmap below it, the scale of colours at the bottom."""
-    left, width = 0.19, 0.70
-    above = figure.add_axes((left, 0.85, width, 0.09))
-    heat = figure.add_axes((left, 0.16, width, 0.655))
-    bar = figure.add_axes((left + width - 0.24, 0.065, 0.24, 0.016))
+    above = figure.add_axes((_LEFT, 0.85, _ACROSS, 0.09))
+    heat = figure.add_axes((_LEFT, 0.16, _ACROSS, 0.655))
+    bar = figure.add_axes((_LEFT + _ACROSS - 0.24, 0.065, 0.24, 0.016))
     return above, heat, bar
 
 
@@ -82,8 +90,10 @@ def _rates(axes: Any, findings: Findings) -> None:
     axes.set_ylim(0, ticks[-1])
     axes.set_xticks([])
     axes.spines[["top", "right"]].set_visible(False)
-    title = f"{shortened(findings.meta.target, 70)}: what was written in {length_text(findings.duration_s)}"
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    said = f": what was written in {length_text(findings.duration_s)}"
+    points = (1 - _LEFT) * _SIZE[0] * 72 - _MARGIN - _points(said, _TITLE_FONT, "bold")
+    title = _fitting(findings.meta.target, points, _TITLE_FONT, "bold") + said
+    axes.set_title(_literal(title), loc="left", fontsize=_TITLE_FONT, fontweight="bold")
 
 
 def _heat(axes: Any, findings: Findings) -> None:
@@ -92,11 +102,37 @@ def _heat(axes: Any, findings: Findings) -> None:
     tops = np.cumsum(weights)
     axes.imshow(_image(findings, tops), extent=(0, seconds, 0, 1), aspect="auto", interpolation="nearest")
     named = _named(tops - weights / 2, weights)
-    names = [shortened(band_label(findings, findings.axis.bands[n]), 32) for n, _ in named]
+    points = _LEFT * _SIZE[0] * 72 - 2 * _MARGIN
+    names = [
+        _literal(_fitting(band_label(findings, findings.axis.bands[n]), points, _FONT)) for n, _ in named
+    ]
     axes.set_yticks([middle for _, middle in named], names)
     axes.tick_params(axis="y", length=0)
     axes.set_xticks(*map(list, zip(*time_ticks(seconds), strict=True)), color=_SOFT)
     _written(axes, findings, named)
+
+
+def _fitting(text: str, points: float, size: int, weight: str = "normal") -> str:
+    """As much of a text as has room; letters are not of one width."""
+    lengths = range(len(text) + 1)
+    too_long = bisect_left(lengths, True, key=lambda n: _points(shortened(text, n), size, weight) > points)
+    return shortened(text, too_long - 1)
+
+
+def _points(text: str, size: int, weight: str) -> float:
+    """How wide a text will be."""
+    from matplotlib.backends import backend_agg
+    from matplotlib.font_manager import FontProperties
+
+    agg: Any = backend_agg  # it has no types
+    renderer = agg.RendererAgg(1, 1, _DPI)
+    properties = FontProperties(size=size, weight=weight)
+    return float(renderer.get_text_width_height_descent(text, properties, ismath=False)[0]) * 72 / _DPI
+
+
+def _literal(text: str) -> str:
+    """Between two dollars matplotlib would see a formula."""
+    return text.replace("$", r"\$")
 
 
 def _image(findings: Findings, tops: Any) -> Any:
