@@ -66,6 +66,13 @@ def test_of_several_processes_the_line_is_a_sum_and_names_the_one() -> None:
     ]
 
 
+def test_parentheses_are_explained_where_there_are_any() -> None:
+    explained = "A name in parentheses: not mapped any more."
+    stays = [epoch(number, [HEAP], (100, 200)) for number in range(2)]
+    assert explained not in told(stays, Ending("x"))
+    assert explained in told([stays[0], epoch(1, [])], Ending("x"))
+
+
 def test_many_processes_that_lived_for_a_moment_wrote_in_the_whole_interval() -> None:
     short = [
         epoch(0, [HEAP], (100, 125), pid=pid, seconds=0.001, ended_s=0.01 * pid) for pid in range(1, 101)
@@ -123,6 +130,7 @@ def test_the_summary_of_one_process() -> None:
         "The written working set is distinct pages in any window of that length, at its",
         "  largest.",
         "It was watched for 12.0 s: a window of 60 s holds all of that.",
+        "What was written to memory that was unmapped before the next look is not in it.",
         "What it wrote in its last 0.25 s, after the last look, is not in it.",
         "It shares memory with others: what they write is not seen.",
     ]

@@ -201,7 +201,7 @@ def test_matplotlib_draws_it(known: Findings, tmp_path: Path, kind: str) -> None
         assert all(word in content.decode() for word in ("[heap]", "libc.so.6 .data", "100 %", "15 s"))
 
 
-@pytest.mark.parametrize("letter", ["W", "i", "$x_"])
+@pytest.mark.parametrize("letter", ["W", "i", "$x_", "日"])
 def test_names_that_are_long_end_within_the_picture(tmp_path: Path, letter: str) -> None:
     pytest.importorskip("matplotlib", reason="the extra [plot] is not installed")
     from matplotlib.image import imread

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from pathlib import Path
 from typing import Any, Final
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
@@ -62,7 +63,9 @@ def draw(findings: Findings, path: Path, kind: str) -> None:
         "text.color": _INK,
         "axes.edgecolor": _SOFT,
     }
-    with rc_context(style):
+    with rc_context(style), catch_warnings():
+        # What the font lacks is a box; SVG has the text itself.
+        filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         # Not pyplot: it would look for a screen.
         figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor="white")
         above, heat, bar = _layout(figure)

@@ -59,6 +59,7 @@ def _limits(findings: Findings) -> Iterator[str]:
             f"This page holds {count_text(n_shown)} ranges, {count_text(coarse)} of them with unwritten pages in "
             f"between: zoomed in to single pages, these show as partly written."
         )
+    yield "What was written to memory that was unmapped before its epoch ended is not in the trace."
     yield (
         "An address range that several mappings used one after the other bears the name of the last. Mappings "
         "that were never written are left out, and long stretches within a mapping that never were."

@@ -144,6 +144,9 @@ def _remarks(processes: Sequence[ProcessFigures], ending: Ending) -> list[str]:
         told.append(
             f"It was watched for {longest:.1f} s: a window of {' or '.join(longer)} holds all of that."
         )
+    told.append("What was written to memory that was unmapped before the next look is not in it.")
+    if not all(row.mapped for one in processes for row in one.mappings[:_MOST_MAPPINGS]):
+        told.append("A name in parentheses: not mapped any more.")
     if ending.blind_s:
         told.append(f"What it wrote in its last {ending.blind_s:.2g} s, after the last look, is not in it.")
     n_assumed = sum(one.n_assumed for one in processes)

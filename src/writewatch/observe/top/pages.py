@@ -29,6 +29,7 @@ FIGURES, of whole pages; a page counts once an epoch
   10 s, 60 s     written working set: distinct pages written in that time
   distinct       distinct pages since the start; pages: all, over the epochs
   !name          somebody may write to it unseen; (name): not mapped any more
+  What is unmapped before the next look is not counted.
 HEATMAP, of the mappings in the table
   A row is a stretch of addresses, a column an epoch, the latest at the right.
   The title says from how much on a cell has which sign.
