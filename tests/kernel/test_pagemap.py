@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import writewatch as ww
 from writewatch.abi import pagemap as pm
 from writewatch.abi.calls import KernelCalls
+from writewatch.kernel.calls import LinuxCalls
 
 scanning = pytest.mark.kernel("pagemap_scan")
 entries_shown = pytest.mark.kernel("pagemap")
@@ -126,3 +128,43 @@ def test_another_process_is_scanned_through_its_own_pagemap(page: int) -> None:
         regions = opened.scan(start, start + 16 * page, mask=pm.PAGE_IS_PRESENT, returned=pm.PAGE_IS_PRESENT)
     child.communicate(b"\n")
     assert regions.tolist() == [(start + 5 * page, start + 6 * page, pm.PAGE_IS_PRESENT)]
+
+
+class InterruptedCalls(LinuxCalls):
+    """A signal handler runs within each scan."""
+
+    handler: Callable[[], object] | None = None
+
+    def pagemap_scan(self, fd: int, argument: pm.PmScanArg, vec: NDArray[np.void] | None) -> int:
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler()
+        return super().pagemap_scan(fd, argument, vec)
+
+
+@scanning
+def test_a_signal_handler_that_scans_is_refused_and_the_scan_that_it_interrupts_goes_on(page: int) -> None:
+    table = ww.allocate((4, page), "u1")
+    table[1] = 1
+    start, first = table.ctypes.data, table.ctypes.data // page
+    calls = InterruptedCalls()
+    refused = 0
+    with ww.Pagemap(calls=calls) as pagemap:
+
+        def handler() -> None:
+            nonlocal refused
+            for scan in (
+                lambda: pagemap.scan(start, start + page),
+                lambda: next(pagemap.iter_scan(start, start + page)),
+                lambda: pagemap.written(first, first + 1),
+            ):
+                with pytest.raises(ww.UsageError, match="signal handler"):
+                    scan()
+                refused += 1
+
+        calls.handler = handler
+        found = pagemap.scan(start, start + 4 * page, mask=pm.PAGE_IS_PRESENT, returned=0)
+        assert found["start"].tolist() == [start + page]
+        assert refused == 3
+        again = pagemap.scan(start, start + 4 * page, mask=pm.PAGE_IS_PRESENT, returned=0)
+        assert again.tolist() == found.tolist()

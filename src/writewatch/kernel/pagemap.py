@@ -93,7 +93,7 @@ class Pagemap:
 
     Bound to the mm that the process had when it was opened: after exit or exec, entries are empty and a
     scan answers ESRCH. Reading needs ptrace-read access when opened, nothing afterwards. Threads may
-    share one object.
+    share one object; a signal handler needs one of its own.
 
     Args:
         pid: Whose; None means this process.
@@ -105,7 +105,9 @@ class Pagemap:
 
     def __init__(self, pid: int | None = None, *, calls: KernelCalls | None = None) -> None:
         self._calls = default_calls() if calls is None else calls
-        self._lock = threading.Lock()
+        # Lets its holder in again: a signal handler, which would wait for ever for what it has interrupted.
+        self._lock = threading.RLock()
+        self._is_busy = False  # only looked at with the lock
         self._vec = touched_vec(_VEC_REGIONS)
         # The same memory as plain words: NumPy copies records one by one, ten times slower.
         self._words = self._vec.view(np.uint64).reshape(-1, 3)
@@ -283,8 +285,10 @@ class Pagemap:
         argument = self._tracking
         parts: list[bytes] = []
         with self._lock:
-            argument.flags = PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING * protect
+            self._refuse_handler()
+            self._is_busy = True
             try:
+                argument.flags = PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING * protect
                 for first, last in runs:
                     argument.start, argument.end = first << self._shift, last << self._shift
                     argument.max_pages = max_pages
@@ -292,6 +296,8 @@ class Pagemap:
             except PartialScanError as error:
                 error.regions = np.frombuffer(b"".join([*parts, error.regions.tobytes()]), PAGE_REGION)
                 raise
+            finally:
+                self._is_busy = False
         return WrittenPages(parts or [b""], self._shift)
 
     def _collect_regions(self, argument: PmScanArg, parts: list[bytes]) -> None:
@@ -340,8 +346,7 @@ class Pagemap:
     def _one_by_one(self, argument: PmScanArg) -> Iterator[NDArray[np.void]]:
         is_complete = False
         while not is_complete:
-            with self._lock:
-                words = self._request(argument)
+            words = self._request(argument)
             is_complete = self._advance(argument, words)
             if len(words):
                 yield words.view(PAGE_REGION).reshape(-1)
@@ -371,8 +376,7 @@ class Pagemap:
         is_complete = False
         try:
             while not is_complete:
-                with self._lock:
-                    parts.append(self._request(argument))
+                parts.append(self._request(argument))
                 is_complete = self._advance(argument, parts[-1])
         except PartialScanError as error:
             found = np.concatenate([*parts, error.regions.view(np.uint64).reshape(-1, 3)])
@@ -381,11 +385,25 @@ class Pagemap:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _request(self, argument: PmScanArg) -> NDArray[np.uint64]:
-        """One ioctl: (n, 3) words of its regions. The caller holds the lock."""
-        return self._take(self._ask(argument))
+        """One ioctl: (n, 3) words of its regions."""
+        with self._lock:
+            self._refuse_handler()
+            self._is_busy = True
+            try:
+                return self._take(self._ask(argument))
+            finally:
+                self._is_busy = False
+
+    def _refuse_handler(self) -> None:
+        """The vec and the argument are in use. The caller holds the lock."""
+        if self._is_busy:
+            raise UsageError(
+                "a signal handler used a Pagemap while the same thread was using it; set a flag in the handler and "
+                "scan outside it, or give it a Pagemap of its own"
+            )
 
     def _ask(self, argument: PmScanArg) -> int:
-        """The ioctl: how many regions are in the vec now."""
+        """The ioctl: how many regions are in the vec now. The caller holds the lock."""
         # Zeroed here and not after use: a scan that protects has the TLB flushed, and what runs next pays for it.
         if self._n_stale:
             ctypes.memset(self._address, 0, self._n_stale * _REGION_BYTES)
