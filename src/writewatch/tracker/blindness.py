@@ -9,6 +9,7 @@ a punched hole, another process). Nothing here guesses: it warns, once a tracker
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -186,9 +187,18 @@ def _relatives_that_map(inodes: set[tuple[str, int]]) -> Iterator[int]:
             continue  # it has ended, or belongs to somebody else
 
 
+def _descriptors() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise MemoryError("there is no memory to list the open descriptors; raise RLIMIT_AS") from error
+
+
 def _direct_descriptors() -> Iterator[tuple[int, str]]:
     """Descriptors through which a device may write to memory by physical address, and what they are."""
-    for fd in (int(name) for name in os.listdir("/proc/self/fd")):
+    for fd in _descriptors():
         try:
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             if (
