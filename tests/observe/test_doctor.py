@@ -152,6 +152,12 @@ def test_the_command_prints_a_table() -> None:
     assert done.stdout.count('picked by backend="auto"') == 1
 
 
+def test_a_narrow_terminal_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    words = " ".join(run().stdout.split())
+    assert 'picked by backend="auto"' in words
+
+
 def test_the_command_prints_what_the_probe_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WRITEWATCH_HIDE", raising=False)
     assert values()["capabilities"] == capabilities().as_dict()["capabilities"]

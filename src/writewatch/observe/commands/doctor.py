@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from importlib.metadata import version
+from typing import Final
 
 import click
 from rich.console import Console
@@ -12,6 +13,8 @@ from rich.console import Console
 from writewatch.kernel.probe import capabilities
 from writewatch.observe.reporters.doctor import Diagnosis, as_text, as_values
 from writewatch.tracker.select import ranking
+
+_WIDTH: Final = 60
 
 
 @click.command()
@@ -28,4 +31,6 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(as_values(diagnosis), indent=2))
     else:
-        Console(highlight=False).print(as_text(diagnosis))
+        console = Console(highlight=False)
+        console.width = max(console.width, _WIDTH)  # a table that is cut says nothing
+        console.print(as_text(diagnosis))
