@@ -24,6 +24,7 @@ class FailingCalls(LinuxCalls):
         self._error: BaseException | None = None
         self.disarm()
         self.before_protecting: Callable[[PmScanArg], None] | None = None
+        self._then: Callable[[], None] | None = None
 
     def arm(self, at: int, error: BaseException, *, done: bool = False) -> None:
         """Let the call number ``at``, from 1, fail: half-way, or when it is done."""
@@ -33,7 +34,21 @@ class FailingCalls(LinuxCalls):
         """Let nothing fail."""
         self.n_calls, self._at, self._error, self._done = 0, 0, None, False
 
+    def before(self, at: int, does: Callable[[], None]) -> None:
+        """Before the call number ``at``, from 1, something happens."""
+        self._left, self._then = at, does
+
+    def is_waiting(self) -> bool:
+        """Whether there was no such call yet; now there will be none."""
+        then, self._then = self._then, None
+        return then is not None
+
     def _is_due(self) -> bool:
+        if self._then is not None:
+            self._left -= 1
+            if not self._left:
+                then, self._then = self._then, None
+                then()
         self.n_calls += 1
         return self.n_calls == self._at
 

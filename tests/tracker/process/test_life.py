@@ -175,10 +175,11 @@ def dies(*arguments):
     count += 1
     if count == at:
         os.kill(os.getpid(), signal.SIGKILL)
-    result = call(*arguments)
-    if count == -at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
+    try:
+        return call(*arguments)
+    finally:
+        if count == -at:
+            os.kill(os.getpid(), signal.SIGKILL)
 setattr(calls, name, dies)
 for _ in range(8):
     tracker.collect()

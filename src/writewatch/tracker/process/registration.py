@@ -1,8 +1,8 @@
 """Keeping every mapping of another process registered, though it maps and unmaps as it likes.
 
-Registering is idempotent and cheap, so it is done anew before every scan: what brk, mmap, mremap or mprotect brought
-since is tracked from then on. One call takes a whole group of mappings; one that fails changed nothing and is
-repeated in halves, down to the mapping at fault:
+Before every scan what is not registered is: what brk, mmap, mremap or mprotect brought since is tracked from then on.
+One call takes a whole group of mappings; one that fails changed nothing and is repeated in halves, down to the mapping
+at fault:
 
 * EINVAL: gone since ``maps`` was read (then it is left to the next time), or of a kind that Linux does not register;
 * EPERM: no VM_MAYWRITE, nobody can write through it;
@@ -11,7 +11,13 @@ repeated in halves, down to the mapping at fault:
 
 What was refused is tried again each time, alone: the reason may have gone.
 
-Truth: ``userfaultfd_register()`` in ``fs/userfaultfd.c``.
+What seems to be registered is not registered once more. Memory that moves next to a mapping of ours may become one with
+it, and then Linux drops the registration of both, but leaves the protected pages of the one marked as such: stores to
+them take no fault, and show nowhere. Registered again, they would look as if nothing had been written. So whoever calls
+``renew`` has looked before what is not registered, and takes the marks away after.
+
+Truth: ``userfaultfd_register()`` and ``mremap_userfaultfd_prep()`` in ``fs/userfaultfd.c``, ``copy_vma()`` in
+``mm/vma.c``.
 """
 
 from __future__ import annotations
@@ -19,11 +25,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from writewatch.abi.calls import KernelCalls, Vma
 from writewatch.kernel.maps import parse_maps
 from writewatch.kernel.userfaultfd import Userfaultfd
+from writewatch.pages import Runs, clip
 from writewatch.tracker.process.layout import Layout, unbroken
 from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles
 from writewatch.tracker.unregistering import Unregistering
@@ -45,6 +52,14 @@ Groups: TypeAlias = tuple[tuple[Vma, ...], ...]
 def why_refused(number: int) -> str:
     """A sentence for the errno of a refused registration."""
     return REFUSALS.get(number, NOT_OF_THE_KIND)
+
+
+class Span(NamedTuple):
+    """A mapping, or a part of it, in bytes."""
+
+    vma: Vma
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +115,23 @@ class Registration:
         stacks = [vma for vma in layout.candidates if vma.name == "[stack]"] or list(layout.candidates)
         return all(self._try(vma.start, vma.end) == errno.EBUSY for vma in stacks)
 
-    def renew(self, layout: Layout) -> Registered:
-        """Register everything that is there.
+    def renew(self, layout: Layout, only: Runs | None = None) -> Registered:
+        """Register everything that is there, or of the mappings that were not refused some pages alone.
+
+        Args:
+            layout: The mappings.
+            only: Pages that are not registered; None for all, whether they are or not.
 
         Raises:
             MmGoneError: There is nothing any more.
         """
         failed: dict[Vma, int] = {}
         for group in self.groups_to_try(layout):
-            self._register(group, failed)
+            if only is None:
+                self._register([Span(vma, vma.start, vma.end) for vma in group], failed)
+                continue
+            for spans in spans_of(group, only, layout.page_size):
+                self._register(spans, failed)
         self._refused = self._judge(layout, failed)
         return Registered(self._groups(layout, self._refused | failed), dict(self._refused))
 
@@ -129,17 +152,17 @@ class Registration:
                 failed.pop(vma, None)
         return refused
 
-    def _register(self, group: Sequence[Vma], failed: dict[Vma, int]) -> None:
-        """One call for the group; in halves when it is refused."""
-        number = self._try(group[0].start, group[-1].end)
+    def _register(self, spans: Sequence[Span], failed: dict[Vma, int]) -> None:
+        """One call for all; in halves when it is refused."""
+        number = self._try(spans[0].start, spans[-1].end)
         if not number:
             return
-        if len(group) == 1:
-            failed[group[0]] = number
+        if len(spans) == 1:
+            failed[spans[0].vma] = number
             return
-        middle = len(group) // 2
-        self._register(group[:middle], failed)
-        self._register(group[middle:], failed)
+        middle = len(spans) // 2
+        self._register(spans[:middle], failed)
+        self._register(spans[middle:], failed)
 
     def _try(self, start: int, end: int) -> int:
         """Register a range; the errno when it is refused, else 0."""
@@ -153,16 +176,27 @@ class Registration:
             return error.errno
         return 0
 
-    def foreign_within(self, groups: Sequence[Sequence[Vma]]) -> list[Vma]:
-        """Mappings inside the groups that somebody else has registered since; none in nearly every round."""
-        busy = [g for g in groups if self._try(g[0].start, g[-1].end) == errno.EBUSY]
-        if not busy:
-            return []
-        now = parse_maps(self._files.read_maps())
+    def foreign_within(self, spans: Runs, text: bytes) -> list[Vma]:
+        """Mappings that somebody else has registered, of those in ranges where all are registered; refused from now on.
+
+        Args:
+            spans: Ranges in bytes. Where nobody has registered them, they are ours afterwards.
+            text: ``maps``.
+        """
+        busy = [(start, end) for start, end in spans.tolist() if self._try(start, end) == errno.EBUSY]
         inside = [
-            vma for vma in now for group in busy if vma.start < group[-1].end and group[0].start < vma.end
+            vma
+            for vma in (parse_maps(text) if busy else ())
+            for start, end in busy
+            if vma.start < end and start < vma.end
         ]
-        return [vma for vma in inside if self._try(vma.start, vma.end) == errno.EBUSY]
+        found = [vma for vma in inside if self._try(vma.start, vma.end) == errno.EBUSY]
+        self._refused |= dict.fromkeys(found, errno.EBUSY)
+        return found
+
+    def outcome(self, layout: Layout) -> Registered:
+        """What ``renew`` would have said, had it known what was found foreign since."""
+        return Registered(self._groups(layout, self._refused), dict(self._refused))
 
     def end(self, layout: Layout) -> None:
         """Unregister what is ours, mapping by mapping, and nothing that is not, nor what this kernel cannot.
@@ -180,3 +214,19 @@ class Registration:
             # EINVAL: unmapped or replaced this moment. ENOMEM: the mm is gone, and all registrations with it.
             if error.errno not in (errno.EINVAL, errno.ENOMEM, errno.ESRCH):
                 raise
+
+
+def spans_of(group: Sequence[Vma], pages: Runs, page_size: int) -> list[list[Span]]:
+    """The parts of mappings that some pages lie in, in lists without a hole."""
+    found: list[list[Span]] = []
+    wanted = clip(pages, group[0].start // page_size, group[-1].end // page_size)
+    if not len(wanted):
+        return found
+    for vma in group:
+        for first, last in clip(wanted, vma.start // page_size, vma.end // page_size).tolist():
+            span = Span(vma, first * page_size, last * page_size)
+            if found and found[-1][-1].end == span.start:
+                found[-1].append(span)
+            else:
+                found.append([span])
+    return found

@@ -4,9 +4,11 @@ Rules, each for a reason:
 
 * Never UFFDIO_WRITEPROTECT, and never a walk that protects without PRESENT or SWAPPED: both fill holes with
   markers, and page tables for all of a sparse terabyte with them.
-* The walk covers only mappings that this userfaultfd has just registered. A program that tracks itself has mappings
+* The walk covers only mappings that this userfaultfd has registered. A program that tracks itself has mappings
   that look the same to PAGEMAP_SCAN, and protecting those would steal what it wants to know. One that slips in
   between is found afterwards, and what was taken from it is given back.
+* A mapping that has lost its registration may hold pages that are marked as protected and are not (see
+  ``registration.py``). So what is not registered is looked at before it is, and such marks are taken away after.
 * What a walk has found is kept before anything else is done, and until it was handed over. Where a walk broke off
   before its report was kept, all that holds data is assumed written at the next.
 
@@ -31,11 +33,11 @@ from writewatch.abi.pagemap import PAGE_IS_WRITTEN
 from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_UNPOPULATED
 from writewatch.errors import AttachError
 from writewatch.kernel.bugs import HUGETLB_HOLE_DEADLOCK, running_release
-from writewatch.kernel.maps import read_smaps
+from writewatch.kernel.maps import parse_maps, read_smaps
 from writewatch.kernel.pagemap import PartialScanError
 from writewatch.kernel.userfaultfd import Userfaultfd
-from writewatch.pages import Runs, intersection, no_runs, normalise, total, union
-from writewatch.tracker.process.accounting import Findings, Look, clipped, findings
+from writewatch.pages import Runs, clip, difference, intersection, no_runs, normalise, total, union
+from writewatch.tracker.process.accounting import Findings, Look, Words, clipped, findings
 from writewatch.tracker.process.backend import Sighting
 from writewatch.tracker.process.layout import Layout
 from writewatch.tracker.process.procfiles import MmGoneError, ProcFiles
@@ -45,7 +47,7 @@ from writewatch.tracker.process.registration import (
     Registration,
     why_refused,
 )
-from writewatch.tracker.process.walking import Walk, Walker, pages_of
+from writewatch.tracker.process.walking import THERE, Walk, Walker, few, pages_of
 from writewatch.tracker.select import known
 
 _FEATURES: Final = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED
@@ -95,6 +97,9 @@ class UffdProcess:
         self._layout = Layout(b"", (), calls.page_size)
         self._kept = _Kept(Sighting(self._layout))
         self._fresh = no_runs()
+        self._marked = no_runs()  # pages whose marks cannot be believed, until these are taken away
+        self._asked_at = b""  # ``maps`` when it was asked who has registered what, while it is
+        self._is_registered = False  # everything, once
         self._groups: Sequence[Sequence[Vma]] = ()  # of the last round
         self._avoid_hugetlb = HUGETLB_HOLE_DEADLOCK.affects(running_release())
 
@@ -129,9 +134,9 @@ class UffdProcess:
         """Register what is new, walk, keep what was found."""
         began = time.perf_counter_ns()
         doubted = self._settle_interrupted()
-        layout = self._layout = self._read_layout()
-        self._fresh = union(self._unregistered(layout), self._kept.strays)
-        registered = self._registration.renew(layout)
+        before, layout = self._layout, self._read_layout()
+        self._layout = layout
+        registered = self._register(layout, is_changed=layout is not before)
         self._groups = registered.groups
         at_ns = time.monotonic_ns()
         try:
@@ -181,13 +186,47 @@ class UffdProcess:
         entries = read_smaps(self._files.view)
         return frozenset(entry.vma.start for entry in entries if entry.kernel_page_size > self._page_size)
 
-    def _unregistered(self, layout: Layout) -> Runs:
-        """Pages present in mappings that are not registered now: new ones, moved ones, and lost ones."""
-        if not len(self._kept.held):
-            return no_runs()  # the first round: nothing is registered yet
-        groups = self._registration.groups_to_try(layout)
+    def _register(self, layout: Layout, *, is_changed: bool) -> Registered:
+        """Register what is not registered; what is there of it is fresh, and marks that it bears are taken away.
+
+        Where mappings have changed, somebody else may have registered some.
+        """
+        self._settle_asking(layout.text)  # that an exception ended
+        self._fresh = union(self._kept.strays, self._marked)
+        if not self._is_registered:
+            registered = self._registration.renew(layout)
+            self._is_registered = True
+            return registered
+        words = self._unregistered(self._registration.groups_to_try(layout))
+        is_there = words[:, 2] & np.uint64(THERE) != 0
+        is_marked = is_there & (words[:, 2] & np.uint64(PAGE_IS_WRITTEN) == 0)
+        self._marked = union(self._marked, pages_of([words[is_marked]], self._page_size))
+        self._fresh = union(self._fresh, pages_of([words[is_there]], self._page_size))
+        registered = self._registration.renew(layout, pages_of([words], self._page_size))
+        if len(self._marked):
+            self._take_marks_away(registered.groups)
+        if is_changed and self._taken_over(registered.groups):
+            return self._registration.outcome(layout)
+        return registered
+
+    def _unregistered(self, groups: Sequence[Sequence[Vma]]) -> Words:
+        """Regions in mappings that are not registered now: new ones, moved ones, and lost ones."""
         found = [self._walker.unregistered(group[0].start, group[-1].end) for group in groups]
-        return pages_of(found, self._page_size)
+        return np.concatenate([np.empty((0, 3), np.uint64), *found])
+
+    def _take_marks_away(self, groups: Sequence[Sequence[Vma]]) -> None:
+        """Make pages count as written, so that the walk protects them. What fails is left to the next round."""
+        size = self._page_size
+        left = no_runs()
+        for vma in (vma for group in groups for vma in group):
+            for first, last in few(clip(self._marked, vma.start // size, vma.end // size)).tolist():
+                try:
+                    self._uffd.write_protect(
+                        first * size, (last - first) * size, protect=False, forge_written=True
+                    )
+                except OSError:
+                    left = union(left, self._runs([(first * size, last * size)]))
+        self._marked = left
 
     def _untracked(self, registered: Registered) -> dict[Vma, str]:
         refused = {vma: why_refused(number) for vma, number in registered.refused.items()}
@@ -197,7 +236,7 @@ class UffdProcess:
 
     def _give_back(self, groups: Sequence[Sequence[Vma]]) -> None:
         """Mark as written again what was protected in a mapping that somebody else registered in between."""
-        for vma in self._registration.foreign_within(groups):
+        for vma in self._taken_over(groups):
             parts = self._walker.walk.parts
             for at, part in enumerate(parts):
                 taken = clipped(part.words, vma.start, vma.end)
@@ -207,6 +246,27 @@ class UffdProcess:
                 if len(taken):
                     around = [clipped(part.words, 0, vma.start), clipped(part.words, vma.end, part.end)]
                     parts[at] = replace(part, words=np.concatenate(around))
+
+    def _taken_over(self, groups: Sequence[Sequence[Vma]]) -> list[Vma]:
+        """Mappings in the groups that somebody else has registered; none in nearly every round.
+
+        Asking registers, so only what is registered is asked for. Should a mapping have lost its registration in
+        between, it has changed in ``maps`` too, and no mark in it is believed.
+        """
+        self._asked_at = self._files.read_maps()
+        without = pages_of([self._unregistered(groups)], self._page_size)
+        spans = difference(self._runs((group[0].start, group[-1].end) for group in groups), without)
+        found = self._registration.foreign_within(spans * self._page_size, self._asked_at)
+        self._settle_asking(self._files.read_maps())
+        return found
+
+    def _settle_asking(self, now: bytes) -> None:
+        """Doubt the marks in what has changed since it was asked who has registered what."""
+        if self._asked_at not in (b"", now):
+            before = set(parse_maps(self._asked_at))
+            changed = [(vma.start, vma.end) for vma in parse_maps(now) if vma not in before]
+            self._marked = union(self._marked, self._runs(changed))
+        self._asked_at = b""
 
     def _forge_written(self, start: int, end: int) -> None:
         # Linux asks nobody whose registration it is. ENOENT: unmapped or unregistered by now, nothing to give back.

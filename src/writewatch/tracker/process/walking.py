@@ -42,7 +42,8 @@ from writewatch.pages import Runs, clip, no_runs, normalise
 from writewatch.tracker.process.accounting import Words
 from writewatch.tracker.process.procfiles import MmGoneError
 
-_THERE: Final = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
+#: A page is there when it has one of these.
+THERE: Final = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
 _RETURNED: Final = PAGE_IS_WRITTEN | PAGE_IS_PRESENT | PAGE_IS_PFNZERO | PAGE_IS_HUGE
 #: From this size on mappings of one sort are walked by themselves.
 _LARGE_BYTES: Final = 4 << 20
@@ -153,15 +154,15 @@ class Walker:
             self._scan_piece(piece, Manner.WHOLE if thorough else piece.manner, held)
 
     def unregistered(self, start: int, end: int) -> Words:
-        """Regions of a range that are there, in mappings that nobody has registered. Protects nothing."""
+        """Regions of a range in mappings that nobody has registered: PRESENT, SWAPPED, WRITTEN. Protects nothing."""
         bit = PAGE_IS_WPALLOWED
-        return self._ask(start, end, mask=bit, inverted=bit, anyof=_THERE, returned=0)
+        return self._ask(start, end, mask=bit, inverted=bit, returned=THERE | PAGE_IS_WRITTEN)
 
     def written(self, groups: Sequence[Sequence[Vma]]) -> Runs:
         """Pages that are there and not protected, in groups as of ``run()``. Protects nothing."""
         mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN
         spans = ((group[0].start, group[-1].end) for group in groups)
-        found = [self._ask(start, end, mask=mask, anyof=_THERE, returned=0) for start, end in spans]
+        found = [self._ask(start, end, mask=mask, anyof=THERE, returned=0) for start, end in spans]
         return pages_of(found, self._page_size)
 
     # ---- one piece -------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ class Walker:
                 start,
                 end,
                 mask=PAGE_IS_WPALLOWED | (0 if is_whole else PAGE_IS_WRITTEN),
-                anyof=_THERE,
+                anyof=THERE,
                 returned=self._returned | PAGE_IS_FILE * with_files,
                 write_protect=True,
             )
@@ -204,8 +205,8 @@ class Walker:
 
     def _look_for_empty(self, start: int, end: int) -> None:
         """Entries that are neither there nor protected: never used, or given back."""
-        mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | _THERE
-        self.walk.empty.append(self._ask(start, end, mask=mask, inverted=_THERE, returned=0))
+        mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | THERE
+        self.walk.empty.append(self._ask(start, end, mask=mask, inverted=THERE, returned=0))
 
     def _look_at(self, held: Runs, start: int, end: int) -> None:
         """The pages that held data: what they are now. Whatever else is there was not the process's own."""
@@ -217,7 +218,7 @@ class Walker:
                     first * size,
                     last * size,
                     mask=PAGE_IS_WPALLOWED,
-                    anyof=_THERE,
+                    anyof=THERE,
                     returned=self._returned | PAGE_IS_FILE,
                 )
             )
@@ -226,7 +227,7 @@ class Walker:
     def _unprotected(self, start: int, end: int) -> list[tuple[int, int]]:
         """Ranges in which some page is there that is not protected, in bytes."""
         mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN
-        words = self._ask(start, end, mask=mask, anyof=_THERE, returned=0)
+        words = self._ask(start, end, mask=mask, anyof=THERE, returned=0)
         runs = few(words[:, :2].view(np.int64) // self._page_size) * self._page_size
         return [(first, last) for first, last in runs.tolist()]
 
