@@ -453,7 +453,23 @@ def test_a_file_that_no_kernel_can_execute_is_126(tmp_path: Path) -> None:
     odd.chmod(0o755)
     done = writewatch("--", str(odd))
     assert done.returncode == 126
-    assert done.stderr == f"writewatch: {odd} cannot be executed: Exec format error\n"
+    assert done.stderr.startswith(
+        f"writewatch: {odd} cannot be executed: no program of this machine, and no #! line;"
+    )
+    assert done.stderr.endswith("; name its interpreter before it\n")
+
+
+def test_a_script_whose_interpreter_is_missing_says_so(tmp_path: Path) -> None:
+    needs_attaching()
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    done = writewatch("--", str(script))
+    assert done.returncode == 127
+    assert (
+        done.stderr
+        == f"writewatch: {script} cannot be executed: its interpreter is missing; name one before it\n"
+    )
 
 
 def test_a_program_starts_with_the_signals_of_a_shell() -> None:

@@ -82,6 +82,19 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path: Path, capsys: pytest.Capture
     assert page.exists()
 
 
+def test_a_trace_without_writes_has_figures_but_no_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="the extra [plot] is not installed")
+    path = tmp_path / "idle.trace"
+    with TraceWriter(path, meta(), 0) as writer:
+        writer.add([writes(0)])
+    assert cli.run(["report", str(path), "--json", "--png", str(tmp_path / "x.png")]) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["pages_written"] == 0
+    assert told.err == "writewatch: nothing was written in this trace, so there is no picture of it\n"
+
+
 def test_what_to_make_must_be_said(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["report", str(trace)]) == 2
     assert "-o report.html" in capsys.readouterr().err

@@ -55,11 +55,11 @@ def _show(trace: Path, output: Path | None, png: Path | None, svg: Path | None, 
     opened = open_trace(trace)
     with _progress(opened) as step:
         findings = survey(opened, step)
-    _write(findings, output, png, svg)
     for sentence in findings.damage:
         click.echo(f"writewatch: {sentence}", err=True)
-    if as_json:
+    if as_json:  # first: a trace without writes has figures, but no picture
         click.echo(json.dumps(as_values(findings), indent=2))
+    _write(findings, output, png, svg)
 
 
 def _write(findings: Findings, output: Path | None, png: Path | None, svg: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from typing import Final
@@ -46,5 +47,11 @@ def find_program(name: str) -> str:
 
 def cannot_execute(name: str, error: OSError) -> CannotRunError:
     """What execve(2) refused."""
+    if isinstance(error, FileNotFoundError) and os.path.exists(name):
+        return NotFoundError(f"{name} cannot be executed: its interpreter is missing; name one before it")
+    if error.errno == errno.ENOEXEC:
+        return CannotRunError(
+            f"{name} cannot be executed: no program of this machine, and no #! line; name its interpreter before it"
+        )
     kind = NotFoundError if isinstance(error, FileNotFoundError) else CannotRunError
     return kind(f"{name} cannot be executed: {error.strerror or error}")
