@@ -286,6 +286,19 @@ def test_interrupting_a_block_gives_the_pages_back(owner: Owner) -> None:
     assert owner.n_times == 1
 
 
+def test_pages_go_back_although_the_end_of_the_block_is_interrupted() -> None:
+    times = []
+
+    def give_back() -> None:
+        times.append(len(times))
+        if len(times) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), dirty_set({1}, give_back=give_back):
+        raise RuntimeError("disk full")
+    assert times == [0, 1]
+
+
 def test_a_set_that_no_consumer_made_has_nobody_to_give_back_to() -> None:
     dirty = dirty_set({1})
     (dirty | dirty).give_back()

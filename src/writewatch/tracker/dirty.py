@@ -265,7 +265,11 @@ class DirtySet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.give_back()
+            try:
+                self.give_back()
+            except BaseException:  # of a signal handler, while the block is left: nobody comes here again
+                self.give_back()
+                raise
 
     def give_back(self) -> None:
         """Hand the pages back: the next collect of the same consumer reports them again.
