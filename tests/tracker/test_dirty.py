@@ -287,7 +287,7 @@ def test_interrupting_a_block_gives_the_pages_back(owner: Owner) -> None:
 
 
 def test_pages_go_back_although_the_end_of_the_block_is_interrupted() -> None:
-    times = []
+    times: list[int] = []
 
     def give_back() -> None:
         times.append(len(times))
