@@ -110,6 +110,7 @@ def test_what_is_not_exact_is_said(known: Findings) -> None:
     said = " ".join(remarks(replace(known, ranges=ranges, n_coarse=3, most_merged=8, granule=4)))
     assert "No page that was written is missing" in said
     assert "merged up to 8 collects" in said
+    assert "What single mappings wrote, and how fast, counts it there once, and is a lower bound" in said
     assert "4 neighbouring pages as one" in said
     assert "show as partly written" in said
 

@@ -45,7 +45,7 @@ class MappingFigures:
     Attributes:
         pid, program, command: Whose.
         name, kind: Which.
-        n_pages: Written, counted in each epoch.
+        n_pages: Written, counted in each epoch; once in an epoch that holds several collects, so at least so many.
         n_distinct: Pages that were written at all.
         extent_bytes: Addresses that were mapped at one time or another.
         mean_rate, peak_rate: Bytes a second, over the whole trace and in one epoch.

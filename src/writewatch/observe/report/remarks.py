@@ -42,7 +42,8 @@ def _merging(findings: Findings) -> Iterator[str]:
     if findings.most_merged > 1:
         yield (
             f"To keep its size, the trace merged up to {findings.most_merged} collects into one epoch where they are "
-            f"oldest: a page shows there as written when one of them wrote it."
+            f"oldest: a page shows there as written when one of them wrote it. What single mappings wrote, and how "
+            f"fast, counts it there once, and is a lower bound; the figures of all together are as reported."
         )
     if findings.columns.epochs_each > 1:
         yield f"A column of the heatmap holds up to {findings.columns.epochs_each} epochs."
