@@ -79,7 +79,7 @@ class BlindSpots:
         self._list_again = 0  # ns; not before
         self.look_again = 0  # the same: until then there is nothing to check
         vmas = _vmas_under(calls, spans)
-        self._files = sorted({vma.name for vma in vmas if vma.is_file and vma.name != _ANONYMOUS_SHARED})
+        self._files = _names_of_files(vmas)
         self._shared = {(vma.device, vma.inode) for vma in vmas if vma.name == _ANONYMOUS_SHARED}
         self._status = -1
         self._identity: tuple[int, int] | None = None  # of the descriptor
@@ -152,6 +152,16 @@ class BlindSpots:
 
     def _is_status_ours(self) -> bool:
         return self._identity is None or is_identity(self._calls, self._status, self._identity)
+
+
+def unseen_in_files(vmas: Sequence[Vma]) -> list[Warning]:
+    """What there is to warn of when files have taken the place of tracked memory."""
+    names = _names_of_files(vmas)
+    return [UnseenWritesWarning(_FILES.format(", ".join(names)))] if names else []
+
+
+def _names_of_files(vmas: Sequence[Vma]) -> list[str]:
+    return sorted({vma.name for vma in vmas if vma.is_file and vma.name != _ANONYMOUS_SHARED})
 
 
 def _vmas_under(calls: KernelCalls, spans: Sequence[AddrRange]) -> list[Vma]:

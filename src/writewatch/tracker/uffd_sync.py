@@ -46,6 +46,7 @@ from writewatch.kernel.pagemap import Pagemap
 from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.pages import Runs, clip, difference, intersection, no_runs, normalise, runs_of_mask, union
 from writewatch.tracker.backend import Harvest, RangeRefusedError
+from writewatch.tracker.blindness import unseen_in_files
 from writewatch.tracker.ranges import files_under, huge_granules, huge_page_sizes
 from writewatch.tracker.witness import Witnesses, is_shmem
 
@@ -275,6 +276,7 @@ class UffdSync:
         """What is mapped there now may be other shared memory than before, or no longer shared."""
         if len(replaced):
             self._notices += self._witnesses.replace(replaced, self._learn_mappings(replaced))
+            self._notices += unseen_in_files(files_under(self._calls, replaced))
 
     def _start_over(self, unit: Runs) -> Harvest:
         """The helper died, and all protection with it: everything is assumed written, a new helper begins."""

@@ -32,6 +32,7 @@ from writewatch.pages import (
     union,
 )
 from writewatch.tracker.backend import Harvest, RangeRefusedError
+from writewatch.tracker.blindness import unseen_in_files
 from writewatch.tracker.hot import HotChunks
 from writewatch.tracker.own_content import OF_ITS_OWN, content_of, is_protected_swap
 from writewatch.tracker.pageset import PageValues
@@ -396,6 +397,7 @@ class UffdWp:
         private, shared = self._learn_mappings(replaced)
         if shared or self._witnesses.is_any:
             self._notices += self._witnesses.replace(replaced, shared)
+        self._notices += unseen_in_files(files_under(self._calls, replaced))
         others = difference(self._private, replaced)
         self._remember_own_content(union(others, intersection(private, replaced)))
         self._hot.forget(replaced)
