@@ -104,6 +104,14 @@ def test_nothing_written_is_said_and_has_no_script(known: Findings) -> None:
     assert "class Heatmap" not in text
 
 
+def test_epochs_of_several_processes_are_said_to_be_theirs(known: Findings, tmp_path: Path) -> None:
+    with TraceWriter(tmp_path / "trace", meta(), 0) as writer:
+        for epoch in range(3):
+            writer.add([writes(epoch, [HEAP // PAGE], pid=pid) for pid in (4711, 4712)])
+    assert " UTC, 6 epochs of 2 processes, 4 KiB pages" in page(survey(open_trace(tmp_path / "trace")))
+    assert " UTC, 20 epochs, 4 KiB pages" in page(known)
+
+
 def test_what_is_not_exact_is_said(known: Findings) -> None:
     ranges = known.ranges.copy()
     ranges["reported"][0] -= 1

@@ -92,8 +92,10 @@ def _facts(findings: Findings) -> str:
     meta = findings.meta
     state = " and still going on" if findings.is_open else ""
     began = meta.began[:19].replace("T", " ")
+    n_processes = len({process.pid for process in findings.processes})
+    whose = f" of {count_text(n_processes)} processes" if n_processes > 1 else ""
     return escape(
-        f"{length_text(findings.duration_s)} from {began} UTC{state}, {counted(findings.n_epochs, 'epoch')}, "
+        f"{length_text(findings.duration_s)} from {began} UTC{state}, {counted(findings.n_epochs, 'epoch')}{whose}, "
         f"{meta.page_size >> 10} KiB pages, Linux {meta.kernel}"
     )
 
