@@ -216,3 +216,33 @@ def test_soft_dirty_bits_are_read_then_cleared(target: Target) -> None:
         assert any("took faults" in note for note in watcher.sighting.notes)
     finally:
         files.close()
+
+
+def test_what_comes_between_reading_the_bits_and_clearing_them_is_assumed_at_the_next_look(
+    target: Target,
+) -> None:
+    calls = PretendedBits()
+    start, came = target.memory(8), 0
+    target.run(f"poke({start}, 1)")
+
+    def write() -> None:
+        nonlocal came
+        calls.on_clear = lambda: None
+        came = target.memory(8)
+        target.run(f"poke({start}, 2); poke({came}, 3)")
+
+    files = ProcFiles(target.pid, calls)
+    try:
+        watcher = SoftDirtyProcess(files, calls)
+        watcher.start(report=False)
+        calls.on_clear = write
+        watcher.look()
+        watcher.accept()
+        watcher.look()
+        assert pages_in(watcher.sighting.assumed, start, 8) == [2]
+        assert pages_in(watcher.sighting.assumed, came, 8) == [3]
+        watcher.accept()
+        watcher.look()
+        assert pages_in(watcher.sighting.assumed, start, 8) == []
+    finally:
+        files.close()

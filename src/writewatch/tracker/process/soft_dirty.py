@@ -7,7 +7,7 @@ sets it again. The target need not do anything. What is wrong with it, and what 
   bit that nobody has read. It takes a fault, though, and the kernel counts the faults of a process: when the count
   did not move from before the reading until after the clearing, nothing was lost; when it did, all that holds data
   in writable mappings is assumed written. A busy process is hardly ever quiet for so long: use another backend for
-  it.
+  it. What came to hold data in between, such as a new mapping, lost its bit too: it is assumed at the next look.
 * The bits are the whole process's. Another program that clears them (CRIU does) blinds us, and we disturb it. Nothing
   tells; a note says so in every report.
 * A page that is given back loses its bit with its content: what held data and does not any more is discarded.
@@ -120,13 +120,13 @@ class SoftDirtyProcess:
 
     def _note(self, dirty: Runs, held: Runs, private: Runs, layout: Layout) -> None:
         waiting = self._sighting
-        gone = difference(self._held, held)
+        gone, came = difference(self._held, held), difference(held, union(self._held, dirty))
         self._sighting = replace(
             waiting,
             layout=layout,
             written=union(waiting.written, dirty),
             # Of shared memory: not mapped any more, and whether it was written before is not told.
-            assumed=union(waiting.assumed, intersection(gone, layout.shared)),
+            assumed=union(union(waiting.assumed, came), intersection(gone, layout.shared)),
             discarded=union(waiting.discarded, intersection(gone, private)),
             untracked=dict.fromkeys(layout.left_out, NOT_OF_THE_KIND) | self._hugetlb,
         )
