@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import json
 import os
 from pathlib import Path
@@ -154,3 +155,20 @@ def test_without_a_package_it_says_how_to_install_it(
     monkeypatch.setattr(builtins, "__import__", without)
     assert cli.run(["report", str(trace), *options]) == 1
     assert capsys.readouterr().err == f"writewatch: {sentence}\n"
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_that_was_there(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("before")
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert cli.run(["report", str(trace), "-o", str(page)]) == 1
+    assert "report.html: No space left on device" in capsys.readouterr().err
+    assert page.read_bytes() == b"before"
+    assert [one.name for one in tmp_path.iterdir() if "report" in one.name] == ["report.html"]

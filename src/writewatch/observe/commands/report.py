@@ -66,22 +66,29 @@ def _write(findings: Findings, output: Path | None, png: Path | None, svg: Path 
     if output:
         from writewatch.observe.report.page import page
 
-        with _writing(output):
-            output.write_text(page(findings), encoding="utf-8")
-    for path, kind in ((png, "png"), (svg, "svg")):
-        if path:
+        with _writing(output) as path:
+            path.write_text(page(findings), encoding="utf-8")
+    for picture, kind in ((png, "png"), (svg, "svg")):
+        if picture:
             from writewatch.observe.report.picture import draw
 
-            with _writing(path):
+            with _writing(picture) as path:
                 draw(findings, path, kind)
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[Path]:
+    """Gives the file to write; what was there before stays until all of it is written. A device is written itself."""
+    is_special = path.exists() and not path.is_file()
+    unfinished = path if is_special else path.with_name(f"{path.name}.unfinished")
     try:
-        yield
+        yield unfinished
+        unfinished.replace(path)
     except OSError as error:
         raise TraceError(f"the report cannot be written: {path}: {error.strerror or error}") from error
+    finally:
+        if not is_special:
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
