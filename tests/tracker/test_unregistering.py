@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
+from multiprocessing import shared_memory
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,12 @@ from writewatch.tracker.unregistering import Unregistering
 
 pytestmark = pytest.mark.kernel("uffd_wp_async")
 
-SPANS = {"file": "/usr/lib/libfoo.so", "memfd": "/memfd:x (deleted)", "sysv": "/SYSV00000000 (deleted)"}
+SPANS = {
+    "file": "/usr/lib/libfoo.so",
+    "memfd": "/memfd:x (deleted)",
+    "sysv": "/SYSV00000000 (deleted)",
+    "shm": "/dev/shm/x",
+}
 
 
 @pytest.fixture
@@ -63,10 +69,32 @@ def vma(kind: str, perms: str = "rw-p") -> Vma:
         ("file", "rw-s", False),
         ("memfd", "rw-s", True),
         ("sysv", "rw-s", False),
+        ("shm", "rw-s", False),
     ],
 )
 def test_memory_that_is_no_file_can_be_unregistered(kind: str, perms: str, safe: bool) -> None:
     assert Unregistering(LinuxCalls()).is_safe(vma(kind, perms)) is safe
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_file_in_dev_shm_can_be_unregistered_where_that_is_a_tmpfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that is none it may be anything: here it is the parameter "shm" of the test above."""
+    monkeypatch.setattr(unregistering, "tmpfs_devices", lambda: {"00:01"})
+    assert Unregistering(LinuxCalls()).is_safe(vma("shm", "rw-s"))
+
+
+def test_the_device_of_a_tmpfs_is_written_as_in_maps() -> None:
+    if b" /dev/shm tmpfs rw" not in Path("/proc/mounts").read_bytes() or not os.access("/dev/shm", os.W_OK):
+        pytest.skip("/dev/shm: no tmpfs is mounted there")
+    segment = shared_memory.SharedMemory(create=True, size=PAGE)
+    try:
+        (mapping,) = [
+            one for one in LinuxCalls().vmas(None) if one.name == f"/dev/shm/{segment.name.lstrip('/')}"
+        ]
+        assert mapping.device in unregistering.tmpfs_devices()
+    finally:
+        segment.close()
+        segment.unlink()
 
 
 @pytest.mark.usefixtures("limited")

@@ -28,4 +28,19 @@ class Unregistering:
         """Whether a mapping can be unregistered while the userfaultfd stays open."""
         if not self.is_limited or not vma.is_file:
             return True
-        return is_shmem(vma) and not vma.name.startswith("/SYSV")  # shm_vm_ops have a close()
+        if not is_shmem(vma) or vma.name.startswith("/SYSV"):  # shm_vm_ops have a close()
+            return False
+        # Where nothing is mounted there, it is part of a root that may well be 9p.
+        return not vma.name.startswith("/dev/shm/") or vma.device in tmpfs_devices()  # noqa: S108
+
+
+def tmpfs_devices() -> set[str]:
+    """Devices of mounted tmpfs, as ``/proc/PID/maps`` writes them; none where mountinfo cannot be read."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounts = [line.split() for line in file]
+    except OSError:
+        return set()
+    # The type comes after a dash, before which stands any number of fields. See proc_pid_mountinfo(5).
+    numbers = (mount[2].split(b":") for mount in mounts if mount[mount.index(b"-", 6) + 1] == b"tmpfs")
+    return {f"{int(major):02x}:{int(minor):02x}" for major, minor in numbers}
