@@ -13,6 +13,8 @@ from tests.kernel.ptrace.target import SIGCONT, SIGSTOP, Target, request
 from writewatch.errors import AttachError
 from writewatch.kernel.ptrace.asking import HelperGoneError
 from writewatch.kernel.ptrace.attaching import Taken, take_userfaultfd
+from writewatch.kernel.ptrace.registers import machine_of
+from writewatch.kernel.ptrace.visiting import visit
 
 pytestmark = pytest.mark.usefixtures("attachable")
 
@@ -45,6 +47,27 @@ def test_a_storm_of_stops_and_continues(soak: int) -> None:
             target.send(SIGSTOP if number % 2 else SIGCONT)
             take(target.pid)
         target.send(SIGCONT)
+        lives_on(target)
+
+
+def test_a_thread_that_runs_exec_while_it_is_seized_is_let_go() -> None:
+    """It has the number of its process then, and Linux stops it under that."""
+    machine = machine_of()
+    assert machine is not None
+    with Target("states", "execs") as target:
+        assert target.tid != target.pid
+        tasks = Path(f"/proc/{target.pid}/task")
+
+        def have_it_run_exec(point: str) -> None:
+            if point == "seized":
+                target.say()
+                while any(tasks.glob(str(target.tid))):
+                    pass
+
+        request = {"do": "take", "pid": target.pid, "tid": target.tid, "deadline_s": 5.0, "mine": -1}
+        assert visit(request, machine, have_it_run_exec) == ({"failed": "ended"}, -1)
+        target.is_untraced()
+        assert target.line().startswith("ready")
         lives_on(target)
 
 

@@ -25,7 +25,14 @@ from writewatch.kernel.ptrace.footing import Footing
 from writewatch.kernel.ptrace.ground import rehearse
 from writewatch.kernel.ptrace.registers import Machine
 from writewatch.kernel.ptrace.taking import RefusedError, Visit, first_stop
-from writewatch.kernel.ptrace.tracing import ImpatientError, Patience, ThreadEndedError, Tracee
+from writewatch.kernel.ptrace.tracing import (
+    ImpatientError,
+    Patience,
+    ThreadEndedError,
+    Tracee,
+    event,
+    stop_signal,
+)
 
 #: The timer goes off again and again: once it might do so just before the wait that it is to end.
 _AGAIN_S: Final = 0.05
@@ -149,8 +156,19 @@ class _Attempt:
     def _give_up(self, fd: int) -> None:
         if fd >= 0:
             os.close(fd)
-        with contextlib.suppress(ThreadEndedError):
+        try:
             self._tracee.detach()
+        except ThreadEndedError:
+            self._let_go_after_exec()
+
+    def _let_go_after_exec(self) -> None:
+        """A thread that seems to have ended may have run exec: it has the number of its process, and stops for us."""
+        pid = self._request["pid"]
+        if pid != self._tracee.tid:
+            successor = Tracee(pid, self._timer)
+            with contextlib.suppress(ThreadEndedError):
+                status = successor.wait()
+                successor.detach(0 if event(status) else stop_signal(status))
 
     def _open_status(self) -> int:
         pid, tid = self._request["pid"], self._request["tid"]

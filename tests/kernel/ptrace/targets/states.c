@@ -1,4 +1,5 @@
-/* Odd states to be in: code of 32 bits; a coroutine's stack; waiting for a vfork child; a leader that has ended; a thread with files of its own; no vdso. */
+/* Odd states to be in: code of 32 bits; a coroutine's stack; waiting for a vfork child; a leader that has ended; a thread with files of its own; a thread that runs
+   exec when it hears a line; no vdso. */
 #include "target.h"
 #include <sched.h>
 #include <sys/auxv.h>
@@ -12,6 +13,14 @@ static void *sleep_in_a_thread(void *unshares)
     hear();
     say("alive %ld\n", 0);
     _exit(0);
+}
+
+static void *exec_in_a_thread(void *self)
+{
+    ready();
+    hear();
+    execl(self, self, "executed", (char *)0);
+    _exit(1);
 }
 
 static void without_vdso(int spins)
@@ -72,9 +81,17 @@ int main(int argc, char **argv)
         say("alive %ld\n", 0);
         return 0;
     }
+    if (!strcmp(argv[1], "execs")) {
+        pthread_create(&thread, 0, exec_in_a_thread, argv[0]);
+        pause();
+    }
     if (!strcmp(argv[1], "leaderless") || !strcmp(argv[1], "unshared")) {
         pthread_create(&thread, 0, sleep_in_a_thread, (void *)(long)!strcmp(argv[1], "unshared"));
-        if (!strcmp(argv[1], "leaderless"))
+        if (!strcmp(argv[1], "execs")) {
+        pthread_create(&thread, 0, exec_in_a_thread, argv[0]);
+        pause();
+    }
+    if (!strcmp(argv[1], "leaderless"))
             pthread_exit(0);
         pause();
     }
