@@ -88,6 +88,6 @@ def already_tracked(fd: int) -> str:
     others = [one for one in holders() if one != (os.getpid(), fd) and not is_copy(fd, one)]
     listed = ", ".join(f"pid {one.pid} fd {one.fd}" for one in others)
     return (
-        "already tracked through another userfaultfd, end that first; "
-        f"holders: {listed or 'none that this process may see'}"
+        "already tracked through another userfaultfd, end that first; Linux does not tell whose, "
+        f"but these hold one: {listed or 'none that this process may see'}"
     )

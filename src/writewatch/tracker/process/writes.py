@@ -133,5 +133,5 @@ class ProcessWrites:
         return tuple(sorted((part for part in parts if part.n_pages), key=lambda part: -part.n_pages))
 
     def __repr__(self) -> str:
-        kind = "exact" if self.exact else "not exact"
+        kind = "exact" if self.exact and not len(self.assumed) else "not exact"
         return f"<ProcessWrites of {self.command} ({self.pid}), epoch {self.epoch}, {self.n_pages} pages, {kind}>"
