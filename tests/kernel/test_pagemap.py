@@ -95,6 +95,16 @@ def test_entries_end_with_user_space(pagemap: ww.Pagemap, page: int) -> None:
 
 
 @entries_shown
+def test_entries_of_numpy_addresses_are_those_of_the_same_range(
+    pagemap: ww.Pagemap, memory: Callable[..., int], calls: KernelCalls, page: int
+) -> None:
+    start = memory(2)
+    calls.store(start, b"x")
+    seen = pagemap.entries(np.uint64(start), np.uint64(start + 2 * page))  # type: ignore[arg-type]
+    assert (seen & np.uint64(pm.PM_PRESENT) != 0).tolist() == [True, False]
+
+
+@entries_shown
 def test_entries_of_a_process_that_ended_are_empty(page: int) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     with ww.Pagemap(child.pid) as opened:

@@ -181,6 +181,36 @@ def test_a_wrong_range_is_refused_before_the_first_request(pagemap: ww.Pagemap, 
         pagemap.iter_scan(page + 1, 2 * page)
 
 
+@pytest.mark.kernel("pagemap")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"start": -4096 << 4},
+        {"end": (1 << 64) + (4096 << 4)},
+        {"mask": ~pm.PAGE_IS_WRITTEN},
+        {"anyof": 1 << 64},
+        {"inverted": -1},
+        {"returned": 1 << 64 | pm.PAGE_IS_WRITTEN},
+        {"max_pages": -1},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_a_number_that_would_wrap_is_refused(pagemap: ww.Pagemap, arguments: dict[str, int]) -> None:
+    """In a field of 64 bits it would become another range, or another filter, without a word."""
+    with pytest.raises(ww.UsageError, match=f"{next(iter(arguments))} .* does not fit in 64 bits"):
+        pagemap.scan(**{"start": 0, "end": 0, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.kernel("uffd_wp_async")
+def test_a_switch_is_on_or_off(pagemap: ww.Pagemap, tracked: Callable[[int], Tracked]) -> None:
+    """What is true is one bit of the request, and not the one of another switch."""
+    memory = tracked(2)
+    memory.write([1])
+    options: dict[str, Any] = {"mask": PAGE_IS_WRITTEN, "write_protect": 2, "check_wp_async": np.True_}
+    assert memory.numbers(pagemap.scan(memory.start, memory.end, **options)) == [1]
+    assert len(pagemap.scan(memory.start, memory.end, mask=PAGE_IS_WRITTEN)) == 0
+
+
 # ---- masks ---------------------------------------------------------------------------------------
 
 ALL = (

@@ -188,6 +188,17 @@ def test_a_cut_huge_page_is_an_error_and_not_an_endless_loop() -> None:
 
 
 @entries_shown
+def test_an_iterated_scan_hands_over_its_last_report_before_the_error() -> None:
+    """The pages of that report are protected: nobody would hear of them again."""
+    calls = ScriptedCalls(([(1, 2)], 512))
+    with ww.Pagemap(calls=calls) as pagemap:
+        requests = pagemap.iter_scan(0, 700 * calls.page_size, write_protect=True)
+        assert next(requests)["start"].tolist() == [calls.page_size]
+        with pytest.raises(ww.PartialScanError, match="cuts a huge page"):
+            next(requests)
+
+
+@entries_shown
 def test_a_stale_walk_end_repeats_nothing_and_leaves_out_nothing() -> None:
     many = [(2 * n, 2 * n + 1) for n in range(600)]
     calls = ScriptedCalls((many, 1024), ([(1300, 1301)], 2000))

@@ -40,6 +40,7 @@ from writewatch.abi.pagemap import (
 from writewatch.errors import UsageError
 from writewatch.kernel.default import default_calls
 from writewatch.kernel.owning import not_ours
+from writewatch.kernel.ranges import checked_number
 from writewatch.kernel.written import WrittenPages
 from writewatch.pages import AddrRange
 
@@ -194,6 +195,7 @@ class Pagemap:
             user space, and empty when the mm is gone.
         """
         page_size = self._calls.page_size
+        start, end = checked_number("start", start), checked_number("end", end)
         if end < start:
             raise UsageError(
                 f"entries of [{start:#x}, {end:#x}): the range ends before it starts; swap the ends"
@@ -240,8 +242,9 @@ class Pagemap:
 
         Raises:
             PartialScanError: The kernel refused on the way; ``.regions`` has the report so far.
-            UsageError: The range is unaligned or ends before it starts.
-            OSError: EINVAL, a category that this kernel does not know.
+                EINVAL is a category that this kernel does not know, EFAULT a range beyond user space,
+                ESRCH a process that is gone.
+            UsageError: The range is unaligned or ends before it starts, or a number does not fit in 64 bits.
         """
         argument = self._argument(
             start,
@@ -347,11 +350,13 @@ class Pagemap:
         is_complete = False
         while not is_complete:
             words = self._request(argument)
-            is_complete = self._advance(argument, words)
             if len(words):
+                # Before what comes next is worked out, which may raise: these pages are protected already.
                 yield words.view(PAGE_REGION).reshape(-1)
+            is_complete = self._advance(argument, words)
 
     def _argument(self, start: int, end: int, **options: Unpack[ScanOptions]) -> PmScanArg:
+        start, end = checked_number("start", start), checked_number("end", end)
         if start % self._calls.page_size or end < start:
             raise UsageError(
                 f"scan [{start:#x}, {end:#x}): start must be a multiple of the page size "
@@ -359,15 +364,15 @@ class Pagemap:
             )
         return PmScanArg(
             size=_ARG_BYTES,
-            flags=PM_SCAN_WP_MATCHING * options["write_protect"]
-            | PM_SCAN_CHECK_WPASYNC * options["check_wp_async"],
+            flags=PM_SCAN_WP_MATCHING * bool(options["write_protect"])
+            | PM_SCAN_CHECK_WPASYNC * bool(options["check_wp_async"]),
             start=start,
             end=end,
-            max_pages=options["max_pages"],
-            category_inverted=options["inverted"],
-            category_mask=options["mask"],
-            category_anyof_mask=options["anyof"],
-            return_mask=options["returned"],
+            max_pages=checked_number("max_pages", options["max_pages"]),
+            category_inverted=checked_number("inverted", options["inverted"]),
+            category_mask=checked_number("mask", options["mask"]),
+            category_anyof_mask=checked_number("anyof", options["anyof"]),
+            return_mask=checked_number("returned", options["returned"]),
         )
 
     def _words_of(self, argument: PmScanArg) -> NDArray[np.uint64]:

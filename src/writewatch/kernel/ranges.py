@@ -42,5 +42,5 @@ def checked_number(name: str, number: SupportsIndex) -> int:
     """An int that fits in a 64-bit field; ctypes would wrap any other in silence."""
     value = operator.index(number)
     if not 0 <= value < _ADDRESSES:
-        raise UsageError(f"{name} {value:#x} does not fit in 64 bits; give an address or a size in bytes")
+        raise UsageError(f"{name} {value:#x} does not fit in 64 bits; give a number from 0 to 2**64 - 1")
     return value
