@@ -355,6 +355,61 @@ def test_a_second_waiting_task_is_misuse_and_does_not_disturb_the_first() -> Non
 
 
 @pytest.mark.kernel("userfaultfd")
+def test_a_loop_that_was_closed_under_its_task_is_in_nobodys_way() -> None:
+    uffd = Userfaultfd()
+    loop = asyncio.new_event_loop()
+    left = loop.run_until_complete(_begin(uffd, []))
+    loop.close()
+
+    async def go() -> None:
+        task = await _begin(uffd, [])
+        # What the closed loop leaves of its task is thrown away now, which must not stop the new one's waiting.
+        left.get_coro().close()
+        assert not task.done()
+        uffd.close()
+        await task
+
+    asyncio.run(go())
+    _silence(left)
+
+
+@pytest.mark.kernel("userfaultfd")
+def test_closing_after_the_loop_was_closed_under_its_task() -> None:
+    uffd = Userfaultfd()
+    loop = asyncio.new_event_loop()
+    left = loop.run_until_complete(_begin(uffd, []))
+    loop.close()
+    uffd.close()
+    assert uffd.closed
+    left.get_coro().close()
+    _silence(left)
+
+
+def _silence(left: asyncio.Task[None]) -> None:
+    """A task that never ended complains of it when it is thrown away."""
+    left._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.kernel("userfaultfd")
+def test_a_refused_reader_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        with Userfaultfd() as uffd:
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncio.get_running_loop(), "add_reader", _refuse_reader)
+                with pytest.raises(NotImplementedError):
+                    await _collect(uffd, [])
+            task = await _begin(uffd, [])
+            uffd.close()
+            await task
+
+    asyncio.run(go())
+
+
+def _refuse_reader(*_: object) -> None:
+    raise NotImplementedError
+
+
+@pytest.mark.kernel("userfaultfd")
 def test_a_blocking_one_cannot_be_iterated() -> None:
     async def go() -> None:
         with Userfaultfd(nonblocking=False) as uffd, pytest.raises(UsageError, match="nonblocking=True"):

@@ -23,30 +23,34 @@ class Readiness:
             UsageError: Another task waits already: a loop keeps one callback a descriptor, so the first
                 task would never be woken.
         """
-        if self._waiting is not None:
+        if self._waiting is not None and not self._waiting[0].is_closed():
             raise UsageError("another task waits for these messages; iterate over them in one task")
         # Imported here: it takes a tenth of what this library as a whole takes to import, for few of its users.
         import asyncio
 
         loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        self._waiting = loop, future
-        loop.add_reader(fd, _finish, future)
+        waiting = self._waiting = loop, loop.create_future()
         try:
-            await future
+            loop.add_reader(fd, _finish, waiting[1])
+            await waiting[1]
         finally:
-            self._stop(fd)
+            # Not where end() was here first, nor where this loop was closed and a task of another waits now.
+            if self._waiting is waiting:
+                self._stop(fd)
 
     def end(self, fd: int) -> None:
         """Let the waiting task go on; call it before the descriptor is closed and its number used again."""
         if self._waiting is not None:
-            _finish(self._waiting[1])
+            if not self._waiting[0].is_closed():
+                _finish(self._waiting[1])
             self._stop(fd)
 
     def _stop(self, fd: int) -> None:
         if self._waiting is not None:
-            self._waiting[0].remove_reader(fd)
-            self._waiting = None
+            loop, self._waiting = self._waiting[0], None
+            # A closed loop has closed its selector, and refuses to be asked.
+            if not loop.is_closed():
+                loop.remove_reader(fd)
 
 
 def _finish(future: asyncio.Future[None]) -> None:
