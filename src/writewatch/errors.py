@@ -18,12 +18,13 @@
     ├─ UnseenWritesWarning               there are writers that no page table of ours records
     └─ TrackingLostWarning               a registration ended under us; its range is reported as written
 
-``kernel`` and ``model`` raise plain ``OSError`` with the kernel's errno; ``tracker`` translates once.
+``kernel`` and ``model`` raise plain ``OSError`` with the kernel's errno; ``tracker`` translates once. All of them
+can be pickled: an error of a worker process arrives in its parent with its attributes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from writewatch.pages import AddrRange
@@ -31,6 +32,21 @@ if TYPE_CHECKING:
 
 class WriteWatchError(Exception):
     """Base of all errors that the library raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return remade, (type(self), self.args, self.__dict__)
+
+
+def remade(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    """An error out of its pickle.
+
+    Python would call its class with ``args``, which are what the base class was given, and not what the class wants.
+    """
+    error = kind.__new__(kind, *args)
+    # OSError takes its errno only here, where a class has an __init__ of its own.
+    (OSError if isinstance(error, OSError) else Exception).__init__(error, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class UsageError(WriteWatchError, ValueError):

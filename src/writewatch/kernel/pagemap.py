@@ -23,7 +23,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Final, Self, TypedDict, Unpack
+from typing import Any, Final, Self, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ from writewatch.abi.pagemap import (
     PM_SCAN_WP_MATCHING,
     PmScanArg,
 )
-from writewatch.errors import UsageError
+from writewatch.errors import UsageError, remade
 from writewatch.kernel.default import default_calls
 from writewatch.kernel.owning import not_ours
 from writewatch.kernel.ranges import checked_number
@@ -75,6 +75,9 @@ class PartialScanError(OSError):
         super().__init__(cause.errno, f"{cause.strerror} (at {at:#x}, {len(regions)} regions before)")
         self.regions = regions
         self.at = at
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return remade, (type(self), self.args, self.__dict__)
 
 
 def touched_vec(n_regions: int) -> NDArray[np.void]:

@@ -8,9 +8,10 @@ be untouched. Truth: ``mm/userfaultfd.c``; ioctl_userfaultfd(2).
 from __future__ import annotations
 
 import errno
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from writewatch.abi import userfaultfd as abi
+from writewatch.errors import remade
 from writewatch.kernel.descriptor import Descriptor
 from writewatch.kernel.ranges import checked_address, checked_length, checked_number
 
@@ -26,6 +27,9 @@ class PartialResultError(BlockingIOError):
     def __init__(self, call: str, done: int, length: int) -> None:
         super().__init__(errno.EAGAIN, f"{call}: stopped after {done} of {length} bytes")
         self.done = done
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return remade, (type(self), self.args, self.__dict__)
 
 
 class Resolving(Descriptor):
