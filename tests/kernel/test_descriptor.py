@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import fcntl
 import gc
 import os
+import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from writewatch.abi.calls import KernelCalls
 from writewatch.abi.userfaultfd import (
     UFFD_FEATURE_EVENT_REMOVE,
+    UFFD_FEATURE_THREAD_ID,
     UFFD_FEATURE_WP_ASYNC,
     UFFD_USER_MODE_ONLY,
     UffdioApi,
 )
 from writewatch.errors import UsageError
+from writewatch.kernel.calls import LinuxCalls
 from writewatch.kernel.opening import enabled_features
+from writewatch.kernel.pagemap import Pagemap
 from writewatch.kernel.userfaultfd import Userfaultfd
 
 pytestmark = pytest.mark.kernel("userfaultfd")
@@ -120,6 +127,62 @@ def test_a_forgotten_one_warns_and_closes(descriptors: Descriptors) -> None:
         forgotten.clear()
     gc.collect()
     assert descriptors() == before
+
+
+@pytest.mark.kernel("pagemap")
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("kind", [Userfaultfd, Pagemap])
+def test_what_owns_a_descriptor_is_not_copied(
+    kind: type[Userfaultfd | Pagemap], again: Callable[[object], object]
+) -> None:
+    """The copy would close the descriptor, and so end the registrations, of the object that it was made of."""
+    with kind() as owner:
+        with pytest.raises(TypeError, match=f"a {kind.__name__} owns a descriptor and cannot be copied"):
+            again(owner)
+        os.fstat(owner.fileno())
+
+
+def test_features_may_be_a_numpy_integer() -> None:
+    wanted: Any = np.int64(UFFD_FEATURE_THREAD_ID)
+    with Userfaultfd(wanted) as uffd:
+        assert type(uffd.enabled) is int
+        assert "THREAD_ID" in repr(uffd)
+
+
+@pytest.mark.parametrize("device", ["/dev/userfaultfd", None, "no"])
+def test_another_way_to_a_descriptor_is_misuse(device: Any) -> None:
+    with pytest.raises(UsageError, match='give True, False or "auto"'):
+        Userfaultfd(device=device)
+
+
+def test_two_threads_may_close_it() -> None:
+    """Both are past the question whether it is closed when the first one closes it."""
+    both = threading.Barrier(2)
+
+    class Meeting(LinuxCalls):
+        def identity(self, fd: int) -> tuple[int, int]:
+            found = super().identity(fd)
+            if closing:
+                both.wait(10)
+            return found
+
+    closing: list[threading.Thread] = []
+    errors: list[BaseException] = []
+    uffd = Userfaultfd(calls=Meeting())
+
+    def close() -> None:
+        try:
+            uffd.close()
+        except BaseException as error:
+            errors.append(error)
+
+    closing += [threading.Thread(target=close) for _ in range(2)]
+    for thread in closing:
+        thread.start()
+    for thread in closing:
+        thread.join()
+    assert errors == []
+    assert uffd.closed
 
 
 # ---- adopted -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -167,6 +168,36 @@ def test_at_least_one_message() -> None:
 def test_waiting_for_less_than_nothing_is_misuse() -> None:
     with Userfaultfd() as uffd, pytest.raises(UsageError, match="timeout is -1 seconds; give None"):
         uffd.poll(-1)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), 1e10])
+def test_waiting_longer_than_linux_can_is_misuse(timeout: float) -> None:
+    calls: Any = NeverAsked()
+    with (
+        Userfaultfd.from_fd(10_000, 0, calls=calls) as uffd,
+        pytest.raises(UsageError, match="give None to wait for ever"),
+    ):
+        uffd.poll(timeout)
+
+
+class NeverAsked:
+    page_size = 4096
+
+    def identity(self, _: int) -> tuple[int, int]:
+        return 0, 0
+
+    def close(self, _: int) -> None: ...
+
+
+@pytest.mark.kernel("userfaultfd")
+def test_a_descriptor_that_the_program_closed_is_not_one_without_messages() -> None:
+    """False would say that the time ran out, though nobody had waited."""
+    uffd = Userfaultfd()
+    os.close(uffd.fileno())
+    with pytest.raises(OSError, match="was closed by the program") as caught:
+        uffd.poll(None)
+    assert caught.value.errno == errno.EBADF
+    uffd.close()
 
 
 @pytest.mark.kernel("userfaultfd")

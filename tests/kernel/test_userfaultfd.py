@@ -162,6 +162,15 @@ def test_addresses_are_not_rounded_from_floats(fake: Userfaultfd) -> None:
         fake.wake(4096.0, 4096)  # type: ignore[arg-type]
 
 
+@pytest.mark.kernel("userfaultfd")
+def test_a_mode_is_named_or_not(memory: Memory, page: int) -> None:
+    """A switch that is merely true is its own bit of the mode, not that of the next one."""
+    truth: Any = 2
+    with Userfaultfd() as uffd:
+        assert "UFFDIO_WRITEPROTECT" not in ioctls(uffd.register(memory(1), page, missing=truth))
+        assert "UFFDIO_WRITEPROTECT" in ioctls(uffd.register(memory(1), page, wp=np.True_))  # type: ignore[arg-type]
+
+
 # ---- write_protect -------------------------------------------------------------------------------
 
 

@@ -15,12 +15,12 @@ from writewatch.abi.userfaultfd import UFFD_FEATURE_WP_ASYNC, feature_names
 from writewatch.errors import UsageError
 from writewatch.kernel.default import default_calls
 from writewatch.kernel.opening import Device, enabled_features, handshake, open_userfaultfd
-from writewatch.kernel.owning import is_identity, not_ours
+from writewatch.kernel.owning import Uncopied, is_identity, not_ours
 from writewatch.kernel.ranges import checked_number
 from writewatch.kernel.readiness import Readiness
 
 
-class Descriptor:
+class Descriptor(Uncopied):
     """The part of ``Userfaultfd`` that owns the descriptor; see there."""
 
     _fd = -1  # also what close() and __del__ see when __init__ raised before it had one
@@ -73,7 +73,7 @@ class Descriptor:
             return self
         try:
             self._identity = self._calls.identity(fd)
-            self.enabled = enabled_features(fd) if features is None else features
+            self.enabled = enabled_features(fd) if features is None else checked_number("features", features)
         except BaseException:
             self.close()
             raise
@@ -94,11 +94,12 @@ class Descriptor:
     def _shake_hands(self, features: int) -> None:
         try:
             self._identity = self._calls.identity(self._fd)
-            answer = handshake(self._calls, self._fd, checked_number("features", features))
+            wanted = checked_number("features", features)
+            answer = handshake(self._calls, self._fd, wanted)
         except BaseException:
             self.close()
             raise
-        self.features, self.enabled, self.ioctls = answer.features, features, answer.ioctls
+        self.features, self.enabled, self.ioctls = answer.features, wanted, answer.ioctls
 
     @property
     def is_async(self) -> bool:
@@ -135,8 +136,9 @@ class Descriptor:
         """Close the descriptor; a second call does nothing.
 
         Every registration made through it ends, uffd-wp bits are cleared, blocked threads go on without an
-        error, and a task that waits in ``messages()`` sees the end. Does nothing of that while another
-        process holds the descriptor too.
+        error, and a task that waits in ``messages()`` sees the end. Linux does nothing of that while another
+        process holds the descriptor too, nor before a thread that is in ``poll()`` or in a blocking ``read()``
+        has come back from there: closing does not end its waiting, the next message or its timeout does.
         """
         if self._fd < 0:
             return
@@ -147,7 +149,8 @@ class Descriptor:
         # Looked up first: once the number is forgotten, no signal handler may run before it is closed.
         close = self._calls.close
         fd, self._fd = self._fd, -1
-        close(fd)
+        if fd >= 0:  # another thread may have closed it meanwhile
+            close(fd)
 
     def __enter__(self) -> Self:
         return self

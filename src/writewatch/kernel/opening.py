@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 from writewatch.abi.calls import KernelCalls
 from writewatch.abi.userfaultfd import UFFD_API, UFFD_USER_MODE_ONLY, UFFDIO_API, UffdioApi
+from writewatch.errors import UsageError
 
 Device: TypeAlias = bool | Literal["auto"]
 
@@ -35,18 +36,22 @@ def open_userfaultfd(
             the call is EPERM or ENOSYS.
 
     Raises:
+        UsageError: ``device`` is something else.
         OSError: EPERM, ENOSYS of the system call (when the device does not help either); EINVAL before v5.11
             with ``user_mode_only``; ENOENT or EACCES of the device when it was asked for.
     """
+    if device not in (True, False, "auto"):
+        raise UsageError(f'device is {device!r}; give True, False or "auto"')
+    only = None if device == "auto" else bool(device)
     flags = os.O_CLOEXEC
     flags |= UFFD_USER_MODE_ONLY if user_mode_only else 0
     flags |= os.O_NONBLOCK if nonblocking else 0
-    if device is True:
+    if only is True:
         return calls.userfaultfd_from_device(flags)
     try:
         return calls.userfaultfd(flags)
     except OSError as refusal:
-        if device is False or refusal.errno not in _FILTERED:
+        if only is False or refusal.errno not in _FILTERED:
             raise
         try:
             return calls.userfaultfd_from_device(flags)

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from writewatch.abi.calls import KernelCalls
 
@@ -58,6 +58,16 @@ def is_identity(calls: KernelCalls, fd: int, identity: tuple[int, int]) -> bool:
         return calls.identity(fd) == identity
     except OSError as error:
         return error.errno != errno.EBADF  # nothing else can be wrong with fstat(2)
+
+
+class Uncopied:
+    """What owns a descriptor and so can be neither copied nor pickled: the copy would close what is not its own."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} owns a descriptor and cannot be copied or pickled; share the object, "
+            "or hand over a duplicate of its fileno()"
+        )
 
 
 class Pipe:

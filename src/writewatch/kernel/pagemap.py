@@ -39,7 +39,7 @@ from writewatch.abi.pagemap import (
 )
 from writewatch.errors import UsageError, remade
 from writewatch.kernel.default import default_calls
-from writewatch.kernel.owning import not_ours
+from writewatch.kernel.owning import Uncopied, not_ours
 from writewatch.kernel.ranges import checked_number
 from writewatch.kernel.written import WrittenPages
 from writewatch.pages import AddrRange
@@ -92,7 +92,7 @@ def touched_vec(n_regions: int) -> NDArray[np.void]:
     return vec
 
 
-class Pagemap:
+class Pagemap(Uncopied):
     """An open ``/proc/PID/pagemap``.
 
     Bound to the mm that the process had when it was opened: after exit or exec, entries are empty and a

@@ -68,7 +68,7 @@ class Resolving(Descriptor):
             wp: Map the pages write-protected; EINVAL where the mapping is not registered for that.
             wake: False leaves the waiting threads to a later ``wake()``.
         """
-        mode = abi.UFFDIO_COPY_MODE_WP * wp | abi.UFFDIO_COPY_MODE_DONTWAKE * (not wake)
+        mode = abi.UFFDIO_COPY_MODE_WP * bool(wp) | abi.UFFDIO_COPY_MODE_DONTWAKE * (not wake)
         argument = abi.UffdioCopy(
             checked_address("dst", dst, self._page_size),
             checked_number("src", src),
@@ -91,7 +91,7 @@ class Resolving(Descriptor):
 
         EFAULT where the page is not in the cache, EINVAL in anonymous memory. ``wp`` as in ``copy()``.
         """
-        mode = abi.UFFDIO_CONTINUE_MODE_WP * wp | abi.UFFDIO_CONTINUE_MODE_DONTWAKE * (not wake)
+        mode = abi.UFFDIO_CONTINUE_MODE_WP * bool(wp) | abi.UFFDIO_CONTINUE_MODE_DONTWAKE * (not wake)
         argument = abi.UffdioContinue(self._range(start, length), mode)
         return self._resolve(abi.UFFDIO_CONTINUE, argument, "mapped", argument.range.len)
 
@@ -122,7 +122,7 @@ class Resolving(Descriptor):
             allow_src_holes: Skip holes at ``src``, counted as moved; otherwise ENOENT.
             wake: False leaves the waiting threads to a later ``wake()``.
         """
-        mode = abi.UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES * allow_src_holes
+        mode = abi.UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES * bool(allow_src_holes)
         argument = abi.UffdioMove(
             checked_address("dst", dst, self._page_size),
             checked_address("src", src, self._page_size),

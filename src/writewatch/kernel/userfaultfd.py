@@ -14,12 +14,15 @@ from __future__ import annotations
 import math
 import select
 from collections.abc import AsyncIterator
-from typing import SupportsIndex
+from typing import Final, SupportsIndex
 
 from writewatch.abi import userfaultfd as abi
 from writewatch.errors import UsageError
 from writewatch.kernel.messages import Message, decode
+from writewatch.kernel.owning import not_ours
 from writewatch.kernel.resolving import Resolving
+
+_LONGEST_MS: Final = (1 << 31) - 1  # poll(2) takes an int
 
 
 class Userfaultfd(Resolving):
@@ -74,8 +77,8 @@ class Userfaultfd(Resolving):
             OSError: EINVAL, a mapping cannot be registered in these modes or there is none; EBUSY, another
                 userfaultfd has it; EPERM, it may never be written; ENOMEM, the process is gone.
         """
-        mode = abi.UFFDIO_REGISTER_MODE_MISSING * missing
-        mode |= abi.UFFDIO_REGISTER_MODE_WP * wp | abi.UFFDIO_REGISTER_MODE_MINOR * minor
+        mode = abi.UFFDIO_REGISTER_MODE_MISSING * bool(missing)
+        mode |= abi.UFFDIO_REGISTER_MODE_WP * bool(wp) | abi.UFFDIO_REGISTER_MODE_MINOR * bool(minor)
         if not mode:
             raise UsageError("registering needs a mode; give missing=True, wp=True or minor=True")
         argument = abi.UffdioRegister(self._range(start, length), mode)
@@ -132,7 +135,8 @@ class Userfaultfd(Resolving):
                 "un-protecting in asynchronous mode marks the pages as written though nothing wrote them; "
                 "give forge_written=True if that is what you want"
             )
-        mode = abi.UFFDIO_WRITEPROTECT_MODE_WP * protect | abi.UFFDIO_WRITEPROTECT_MODE_DONTWAKE * (not wake)
+        mode = abi.UFFDIO_WRITEPROTECT_MODE_WP * bool(protect)
+        mode |= abi.UFFDIO_WRITEPROTECT_MODE_DONTWAKE * (not wake)
         argument = abi.UffdioWriteprotect(self._range(start, length), mode)
         self._calls.uffdio(self.fileno(), abi.UFFDIO_WRITEPROTECT, argument)
 
@@ -166,12 +170,15 @@ class Userfaultfd(Resolving):
 
         Raises:
             UsageError: The descriptor is blocking: Linux then answers POLLERR whatever there is to read. Or the
-                timeout is negative.
+                timeout is negative, or longer than 24 days. Or the object was closed meanwhile.
+            OSError: EBADF, the program closed the descriptor.
         """
-        if timeout is not None and timeout < 0:
+        if timeout is not None and not 0 <= timeout <= _LONGEST_MS / 1000:
             raise UsageError(f"timeout is {timeout} seconds; give None to wait for ever")
-        timeout_ms = -1 if timeout is None else math.ceil(timeout * 1000)
+        timeout_ms = -1 if timeout is None else min(math.ceil(timeout * 1000), _LONGEST_MS)
         answer = self._calls.poll(self.fileno(), timeout_ms)
+        if answer & select.POLLNVAL:
+            raise not_ours(self.fileno())
         if answer & select.POLLERR:
             raise UsageError("Linux does not poll a blocking userfaultfd; open it with nonblocking=True")
         return bool(answer & select.POLLIN)
