@@ -345,6 +345,35 @@ assert found["userfaultfd"].reason == found["pagemap"].reason == "limit", found
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.kernel("uffd_wp_async")
+def test_what_failed_for_want_of_a_descriptor_is_tried_again() -> None:
+    """One free descriptor is enough for a userfaultfd, and for a pagemap; tracking takes both at once."""
+    code = """
+import os, resource
+from writewatch.kernel.probe import capabilities
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True: held.append(os.dup(0))
+except OSError: pass
+os.close(held.pop())
+found = capabilities()
+for fd in held: os.close(fd)
+assert found.works("userfaultfd") and found.works("pagemap"), found
+assert found["uffd_wp_async"].reason == "limit", found
+assert capabilities().works("uffd_wp_async")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=SEEING)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_memory_is_the_limits_doing() -> None:
+    calls: Any = Refusing(MemoryError())
+    found = capabilities(calls)
+    assert found["pagemap"].reason == "limit"
+    assert found["pagemap"].detail == "Cannot allocate memory"
+
+
 def test_types() -> None:
     assert isinstance(capabilities(), Capabilities)
     assert isinstance(capabilities()["thp"], Capability)

@@ -7,6 +7,7 @@ trials are in ``offers.py`` (what Linux offers), ``trials.py`` (whether tracking
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -139,8 +140,8 @@ def capabilities(calls: KernelCalls | None = None, *, refresh: bool = False) -> 
     key = os.getpid(), os.environ.get(HIDE_VARIABLE, "")
     if refresh or key not in _known:
         found = _probe(default_calls())
-        if any(found[root].reason == "limit" for root in ("userfaultfd", "pagemap")):
-            return found  # no descriptor was free: that is so now, and says nothing of later
+        if any(item.reason == "limit" for item in found):
+            return found  # no descriptor or no memory was free: that is so now, and says nothing of later
         _known[key] = found
     return _known[key]
 
@@ -163,7 +164,7 @@ def _probe(calls: KernelCalls) -> Capabilities:
 def _bits(count: Callable[[KernelCalls], int], calls: KernelCalls) -> int:
     try:
         return count(calls)
-    except OSError:  # no descriptor left, or no memory: the trials have said so
+    except (OSError, MemoryError):  # no descriptor left, or no memory: the trials have said so
         return 0
 
 
@@ -182,6 +183,8 @@ def _tried(name: str, trial: Trial, calls: KernelCalls) -> Capability:
         why = error
     except OSError as error:
         why = explain(error)
+    except MemoryError as error:
+        why = explain(OSError(errno.ENOMEM, str(error) or os.strerror(errno.ENOMEM)))
     except Exception as error:
         # Systems that only resemble Linux (gVisor, WSL1) may answer what no trial has thought of.
         why = NotWorkingError(f"the trial failed: {type(error).__name__}: {error}", "kernel")
