@@ -16,17 +16,6 @@ from writewatch.observe.watch.signals import is_in_foreground, passing_signals_o
 Child = subprocess.Popen[bytes]
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_ignored() -> Iterator[None]:
-    """As in a shell: what nohup or a job in the background ignores would stay ignored."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)}
-    for number in before:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def child() -> Iterator[Child]:
     """Ends by whatever signal it gets."""
