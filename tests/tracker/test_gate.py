@@ -18,6 +18,7 @@ import pytest
 import writewatch as ww
 from writewatch.kernel.calls import LinuxCalls
 from writewatch.tracker.gate import GATE, Gate
+from writewatch.tracker.ledger import Account
 
 
 @pytest.fixture
@@ -157,6 +158,23 @@ def test_what_was_put_off_and_fails_is_not_tried_again(gate: Gate) -> None:
         gate.run(len, "")
     assert gate.run(len, "abc") == 3
     assert tried == [1]
+
+
+def test_what_must_succeed_is_tried_until_it_does(gate: Gate) -> None:
+    tries: list[int] = []
+
+    def fail_twice() -> None:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise TimeoutError("of a signal handler")
+
+    gate.run(lambda: gate.run_or_put_off(fail_twice, must_succeed=True))
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            gate.run(lambda: None)
+    gate.run(lambda: None)
+    gate.run(lambda: None)
+    assert tries == [0, 1, 2]
 
 
 def test_what_was_put_off_and_is_interrupted_is_done_again(gate: Gate) -> None:
@@ -360,6 +378,25 @@ def test_giving_back_during_a_collect_is_put_off(calls: Any, table: Any) -> None
         assert tracker.collect().pages(table).tolist() == [6]
         assert not tracker.is_clean()
         assert tracker.collect().pages(table).tolist() == [5]
+
+
+@pytest.mark.kernel("uffd_wp_async")
+def test_pages_that_were_put_off_go_back_although_a_signal_handler_raises_an_error(
+    calls: Any, table: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ww.track(table, backend="uffd-wp", calls=calls) as tracker:
+        table[3] = 1
+        dirty = tracker.collect()
+        calls.meanwhile = dirty.give_back
+        tracker.collect()
+        with monkeypatch.context() as patched, pytest.raises(TimeoutError):
+            patched.setattr(Account, "enter", too_late)
+            tracker.collect()
+        assert tracker.collect().pages(table).tolist() == [3]
+
+
+def too_late(*_: object) -> None:
+    raise TimeoutError("of a signal handler")
 
 
 def test_threads_that_collect_at_once_each_get_what_is_theirs(backend: str, table: Any) -> None:

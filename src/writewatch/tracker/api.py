@@ -347,7 +347,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _give_back(account: ledgers.Account, owed: Harvest) -> None:
-    GATE.run_or_put_off(functools.partial(account.enter, owed))
+    GATE.run_or_put_off(functools.partial(account.enter, owed), must_succeed=True)
 
 
 def _pages_of(buffers: Iterable[TrackedBuffer], page_size: int) -> Runs:

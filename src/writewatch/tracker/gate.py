@@ -28,7 +28,7 @@ class Gate:
         # An RLock lets its holder in again, so that coming again can be told from waiting.
         self._lock = threading.RLock()
         self._holder = 0  # thread that is inside, 0 for none
-        self._put_off: deque[Callable[[], None]] = deque()
+        self._put_off: deque[tuple[Callable[[], None], bool]] = deque()  # what, and whether it must succeed
 
     def run(self, operation: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Run an operation alone.
@@ -50,27 +50,32 @@ class Gate:
             finally:
                 self._holder = 0
 
-    def run_or_put_off(self, operation: Callable[[], None], *, waits: bool = True) -> None:
+    def run_or_put_off(
+        self, operation: Callable[[], None], *, waits: bool = True, must_succeed: bool = False
+    ) -> None:
         """Run alone, or at the start of the next operation when this thread is inside one.
 
         Args:
             operation: What to do; it may be done twice when it is interrupted.
             waits: Wait for other threads. False for the garbage collector, whose thread may hold locks of others.
+            must_succeed: Put off, it is done again until it does not fail: a signal handler may raise any error in it.
         """
         # The lock is only ever taken by a with statement: between acquire() and a try a signal handler could raise, and
         # the lock would be held for ever.
         if self._holder == threading.get_ident() or (self._holder and not waits):
-            self._put_off.append(operation)
+            self._put_off.append((operation, must_succeed))
         else:
             self.run(operation)
 
     def _catch_up(self) -> None:
-        """Do what was put off. Interrupted, it is done again; failed, it is not."""
+        """Do what was put off. Interrupted, it is done again; failed, it is not, but what must succeed."""
         while self._put_off:
+            operation, must_succeed = self._put_off[0]
             try:
-                self._put_off[0]()
+                operation()
             except Exception:
-                self._put_off.popleft()
+                if not must_succeed:
+                    self._put_off.popleft()
                 raise
             self._put_off.popleft()
 
