@@ -17,6 +17,7 @@ import pytest
 
 import writewatch as ww
 from writewatch.kernel.calls import LinuxCalls
+from writewatch.tracker.backend import Harvest
 from writewatch.tracker.gate import GATE, Gate
 from writewatch.tracker.ledger import Account
 
@@ -384,19 +385,22 @@ def test_giving_back_during_a_collect_is_put_off(calls: Any, table: Any) -> None
 def test_pages_that_were_put_off_go_back_although_a_signal_handler_raises_an_error(
     calls: Any, table: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    enter, errors = Account.enter, [TimeoutError("of a signal handler")]
+
+    def interrupted(account: Account, harvest: Harvest) -> None:
+        if errors:
+            raise errors.pop()
+        enter(account, harvest)
+
     with ww.track(table, backend="uffd-wp", calls=calls) as tracker:
         table[3] = 1
         dirty = tracker.collect()
+        monkeypatch.setattr(Account, "enter", interrupted)
         calls.meanwhile = dirty.give_back
         tracker.collect()
-        with monkeypatch.context() as patched, pytest.raises(TimeoutError):
-            patched.setattr(Account, "enter", too_late)
+        with pytest.raises(TimeoutError):
             tracker.collect()
         assert tracker.collect().pages(table).tolist() == [3]
-
-
-def too_late(*_: object) -> None:
-    raise TimeoutError("of a signal handler")
 
 
 def test_threads_that_collect_at_once_each_get_what_is_theirs(backend: str, table: Any) -> None:
