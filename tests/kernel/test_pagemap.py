@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
+import signal
 import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -178,3 +182,31 @@ def test_a_signal_handler_that_scans_is_refused_and_the_scan_that_it_interrupts_
         assert refused == 3
         again = pagemap.scan(start, start + 4 * page, mask=pm.PAGE_IS_PRESENT, returned=0)
         assert again.tolist() == found.tolist()
+
+
+@scanning
+def test_a_child_that_is_forked_during_a_scan_of_another_thread_can_scan(page: int) -> None:
+    """The thread that holds the lock is not in the child, and would never give it back."""
+    calls = InterruptedCalls()
+    inside, forked = threading.Event(), threading.Event()
+
+    def handler() -> None:
+        inside.set()
+        assert forked.wait(10)
+
+    with ww.Pagemap(calls=calls) as pagemap:
+        calls.handler = handler
+        other = threading.Thread(target=pagemap.scan, args=(page, page))
+        other.start()
+        assert inside.wait(10)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # since Python 3.12, of a process with threads
+            child = os.fork()
+        if not child:
+            signal.alarm(10)
+            os._exit(len(pagemap.scan(page, page)))
+        forked.set()
+        other.join()
+        assert os.waitpid(child, 0)[1] == 0

@@ -18,6 +18,7 @@ import pytest
 from tests.kernel import seccomp
 from tests.processes import children
 from writewatch.abi.calls import KernelCalls
+from writewatch.abi.userfaultfd import UFFDIO_UNREGISTER, UFFDIO_WAKE, UffdioArgument
 from writewatch.kernel import bugs, probe, trials
 from writewatch.kernel.calls import LinuxCalls
 from writewatch.kernel.hiding import hide
@@ -242,6 +243,22 @@ def test_a_kernel_that_never_delivers_its_message_does_not_hang_the_trial(
     found = capabilities(Silent())["uffd_wp_sync"]
     assert not found.works
     assert found.detail == "a write to a protected page gave (), not one message"
+    assert threading.active_count() == before
+
+
+@pytest.mark.kernel("uffd_wp_sync")
+@pytest.mark.parametrize("refused", [UFFDIO_WAKE, UFFDIO_UNREGISTER], ids=["wake", "unregister"])
+def test_a_filter_on_one_refusedleaves_no_writer_waiting(refused: int) -> None:
+    """It would fault in memory that is unmapped under it, or be waited for without an end."""
+
+    class Filtered(LinuxCalls):
+        def uffdio(self, fd: int, request: int, argument: UffdioArgument) -> None:
+            if request == refused:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            super().uffdio(fd, request, argument)
+
+    before = threading.active_count()
+    assert capabilities(Filtered())["uffd_wp_sync"].works
     assert threading.active_count() == before
 
 

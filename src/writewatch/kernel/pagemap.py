@@ -21,6 +21,7 @@ import errno
 import mmap
 import os
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack
@@ -96,8 +97,8 @@ class Pagemap(Uncopied):
     """An open ``/proc/PID/pagemap``.
 
     Bound to the mm that the process had when it was opened: after exit or exec, entries are empty and a
-    scan answers ESRCH. Reading needs ptrace-read access when opened, nothing afterwards. Threads may
-    share one object; a signal handler needs one of its own.
+    scan answers ESRCH; in a forked child it still shows the parent. Reading needs ptrace-read access when
+    opened, nothing afterwards. Threads may share one object; a signal handler needs one of its own.
 
     Args:
         pid: Whose; None means this process.
@@ -109,9 +110,7 @@ class Pagemap(Uncopied):
 
     def __init__(self, pid: int | None = None, *, calls: KernelCalls | None = None) -> None:
         self._calls = default_calls() if calls is None else calls
-        # Lets its holder in again: a signal handler, which would wait for ever for what it has interrupted.
-        self._lock = threading.RLock()
-        self._is_busy = False  # only looked at with the lock
+        self._be_free()
         self._vec = touched_vec(_VEC_REGIONS)
         # The same memory as plain words: NumPy copies records one by one, ten times slower.
         self._words = self._vec.view(np.uint64).reshape(-1, 3)
@@ -129,6 +128,12 @@ class Pagemap(Uncopied):
         except BaseException:
             self._close()
             raise
+        _living.add(self)
+
+    def _be_free(self) -> None:
+        # Lets its holder in again: a signal handler, which would wait for ever for what it has interrupted.
+        self._lock = threading.RLock()
+        self._is_busy = False  # only looked at with the lock
 
     def fileno(self) -> int:
         """The descriptor; UsageError when closed."""
@@ -459,3 +464,15 @@ class Pagemap(Uncopied):
         """
         for span in ranges:
             yield span, self.scan(span.start, span.end, **options)
+
+
+_living: Final[weakref.WeakSet[Pagemap]] = weakref.WeakSet()
+
+
+def _free_all() -> None:
+    """In a forked child: the thread that was scanning is not there to let anybody in."""
+    for pagemap in list(_living):
+        pagemap._be_free()
+
+
+os.register_at_fork(after_in_child=_free_all)

@@ -81,10 +81,12 @@ def _messages_of_a_write(memory: Scratch, uffd: Userfaultfd) -> tuple[Message, .
     try:
         return uffd.read() if uffd.poll(_MESSAGE_SECONDS) else ()
     finally:
-        # Unregistering does not wake a writer; waking does, and closing would unless a fork has a copy.
-        with suppress(OSError):
-            uffd.unregister(memory.start, memory.length)
-        uffd.wake(memory.start, memory.length)
+        # Unregistering does not wake a writer; waking does. Closing does both, where a filter refuses one of them, but
+        # not while a forked child has a copy.
+        for release in (uffd.unregister, uffd.wake):
+            with suppress(OSError):
+                release(memory.start, memory.length)
+        uffd.close()
         writer.join()
 
 
