@@ -82,6 +82,24 @@ def test_a_range_that_moved_away_is_not_called_clean(backend: str, memory: Memor
         assert not tracker.is_clean()
 
 
+def test_memory_that_another_came_back_to_is_not_called_clean(backend: str, memory: Memory) -> None:
+    """They become one mapping again, and Linux drops the registration of both: some entries go on looking protected."""
+    calls, half = memory.calls, memory.part(16, N_PAGES)
+    flags = MREMAP_MAYMOVE | MREMAP_FIXED
+    with memory_of(calls, 16) as away, ww.track(memory.span, away.span, backend=backend) as tracker:
+        calls.mremap(half.start, half.length, half.length, flags, away.start)
+        _told(tracker, backend)
+        tracker.collect()
+        calls.mremap(away.start, half.length, half.length, flags, half.start)
+        map_anew(memory, away.span)  # else the next best mapping of this process takes the place
+        memory.write(2)
+        assert not tracker.is_clean()
+        assert 2 in memory.pages(_told(tracker, backend))
+        memory.write(2)
+        memory.write(5)
+        assert {2, 5} <= memory.pages(tracker.collect())
+
+
 def test_protection_changes_lose_nothing(backend: str, memory: Memory) -> None:
     calls = memory.calls
     with ww.track(memory.span, backend=backend) as tracker:

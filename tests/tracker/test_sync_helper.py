@@ -157,6 +157,27 @@ def test_that_the_helper_died_is_noticed_where_linux_leaves_the_pages_protected(
         assert 6 in tracker.collect().pages(table)
 
 
+def test_a_helper_that_could_not_be_started_again_is_started_by_the_next_collect(
+    tracker: ww.Tracker, table: Any, dying: Callable[[ww.Tracker], None]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise HelperGoneError
+
+    tracker.collect()
+    dying(tracker)
+    table[6] = 1
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(uffd_sync, "_Helper", refuse)
+        for _ in range(2):
+            with pytest.raises(OSError, match="could not be started again"):
+                tracker.collect()
+    assert not tracker.is_clean()
+    with pytest.warns(ww.TrackingLostWarning, match="had died"):
+        assert 6 in tracker.collect().pages(table)
+    table[7] = 1
+    assert tracker.collect().pages(table).tolist() == [7]
+
+
 def test_the_helper_is_nobodys_child(table: Any) -> None:
     """A program may wait for all of its children."""
     before = children()
