@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Final
 
@@ -17,6 +18,10 @@ from writewatch.pages import Runs, clip, intersection, normalise
 GAP_PAGES: Final = 16
 #: With fewer runs than this there is nothing to gain.
 _MANY_RUNS: Final = 8
+#: A mapping in ``smaps``, its figures, each of which begins with a capital, and its flags with ``uw`` among them.
+_REGISTERED: Final = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) [^\n]*\n(?:[A-Z][^\n]*\n)*?VmFlags:[^\n]* uw\b", re.MULTILINE
+)
 
 
 def close_gaps(wanted: Runs, calls: KernelCalls) -> Runs:
@@ -72,6 +77,14 @@ def huge_granules(calls: KernelCalls, pages: Runs) -> dict[tuple[int, int], int]
         if entry.kernel_page_size > page_size and len(clip(pages, start, end)):
             found[start, end] = entry.kernel_page_size // page_size
     return found
+
+
+def registered_runs(page_size: int) -> Runs:
+    """Page runs of this process that some userfaultfd has registered for write-protection."""
+    with open("/proc/self/smaps", "rb", buffering=0) as file:
+        found = _REGISTERED.findall(file.readall())
+    runs = [(int(start, 16) // page_size, int(end, 16) // page_size) for start, end in found]
+    return normalise(np.array(runs, np.int64).reshape(-1, 2))
 
 
 def max_map_count() -> int:

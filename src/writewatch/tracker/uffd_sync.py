@@ -42,14 +42,13 @@ from writewatch.abi.userfaultfd import (
     UFFDIO_WRITEPROTECT,
 )
 from writewatch.errors import KernelUnsupportedError
-from writewatch.kernel.maps import read_smaps
 from writewatch.kernel.owning import is_identity, not_ours
 from writewatch.kernel.pagemap import Pagemap
 from writewatch.kernel.userfaultfd import Userfaultfd
 from writewatch.pages import Runs, clip, difference, intersection, no_runs, normalise, runs_of_mask, union
 from writewatch.tracker.backend import Harvest, RangeRefusedError
 from writewatch.tracker.blindness import unseen_in_files
-from writewatch.tracker.ranges import files_under, huge_granules, huge_page_sizes
+from writewatch.tracker.ranges import files_under, huge_granules, huge_page_sizes, registered_runs
 from writewatch.tracker.witness import Witnesses, is_shmem
 
 _WANTED: Final = (
@@ -356,9 +355,7 @@ class UffdSync:
         Where a mapping is moved next to another and becomes one with it, Linux drops the registration of both and
         leaves the entries of the other as they were (``mremap_userfaultfd_prep()`` in ``fs/userfaultfd.c``).
         """
-        watched = (one.vma for one in read_smaps() if one.is_registered_wp)
-        spans = [(vma.start // self._page_size, vma.end // self._page_size) for vma in watched]
-        return difference(runs, normalise(np.array(spans, np.int64).reshape(-1, 2)))
+        return difference(runs, registered_runs(self._page_size))
 
     def _unprotected(self, runs: Runs) -> Runs:
         found = [no_runs()]
