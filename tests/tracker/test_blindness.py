@@ -17,9 +17,14 @@ import numpy as np
 import pytest
 
 import writewatch as ww
+from tests.tracker.door import memory_of, require
+from writewatch.abi.mman import MAP_ANONYMOUS, MAP_FIXED, MAP_SHARED, PROT_READ, PROT_WRITE
 from writewatch.kernel.calls import LinuxCalls
+from writewatch.kernel.default import default_calls
 from writewatch.pages import AddrRange
 from writewatch.tracker.blindness import BlindSpots
+
+RW = PROT_READ | PROT_WRITE
 
 
 class Pinning(LinuxCalls):
@@ -270,6 +275,19 @@ def test_anonymous_memory_has_no_other_writers(flags: int) -> None:
 
 
 # ---- children ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["uffd-wp", "uffd-wp-sync"])
+def test_a_child_is_named_that_shares_what_became_shared_while_it_was_tracked(backend: str) -> None:
+    calls = default_calls()
+    require(calls, backend)
+    with memory_of(calls, 4) as memory, ww.track(memory.span, backend=backend) as tracker:
+        calls.mmap(memory.start, memory.length, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED)
+        with pytest.warns(ww.TrackingLostWarning):
+            tracker.collect()
+        fork_and_wait()
+        with pytest.warns(ww.UnseenWritesWarning, match="this process forked"):
+            tracker.collect()
 
 
 def fork() -> int:

@@ -72,6 +72,7 @@ class BlindSpots:
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._calls = calls
+        self._spans = spans
         self._clock = clock
         self._allowed_pinned = named_bytes
         self._told: set[str] = set()
@@ -94,14 +95,12 @@ class BlindSpots:
             break
 
     def after_fork(self) -> None:
-        """A child now shares what was mapped shared; the next ``check`` says so."""
-        if self._shared:
-            self._forked, self.look_again = True, 0
+        """A child now shares what is mapped shared; the next ``check`` says so."""
+        self._forked, self.look_again = True, 0
 
     def check(self, stacklevel: int) -> None:
         """Warn of what has turned up since: children that share memory, pinned memory, ways past the processor."""
-        if self._forked:
-            self._forked = False
+        if self._forked and self._is_shared():
             self._warn(_FORKED, stacklevel=stacklevel + 1)
         now = self._clock()
         if now < self.look_again:
@@ -121,6 +120,17 @@ class BlindSpots:
             for fd, kind in _direct_descriptors():
                 self._warn(_DIRECT, fd, kind, stacklevel=stacklevel + 1)
                 break
+
+    def _is_shared(self) -> bool:
+        """Whether a child can have part of the memory in common; it may have become shared since it is tracked."""
+        self._forked = False  # first: another thread may fork while it is looked
+        try:
+            return bool(self._shared) or any(
+                vma.name == _ANONYMOUS_SHARED for vma in _vmas_under(self._calls, self._spans)
+            )
+        except BaseException:  # of a signal handler
+            self._forked = True
+            raise
 
     def close(self) -> None:
         """Give back the descriptor. A second call does nothing."""
