@@ -403,6 +403,34 @@ def test_pages_that_were_put_off_go_back_although_a_signal_handler_raises_an_err
         assert tracker.collect().pages(table).tolist() == [3]
 
 
+@pytest.mark.parametrize("through", ["tracker", "consumer"])
+def test_a_handler_that_collects_and_fails_before_a_set_is_received_costs_no_page(
+    through: str, backend: str, table: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler runs where the other collect has all but returned, and is interrupted in its own."""
+    run = Gate.run
+
+    def too_late(*_: object, **__: object) -> None:
+        raise TimeoutError("of another signal handler")
+
+    def run_and_handle(gate: Gate, *arguments: Any) -> Any:
+        result = run(gate, *arguments)
+        monkeypatch.setattr(Gate, "run", run)
+        table[7] = 1
+        with monkeypatch.context() as patched, contextlib.suppress(TimeoutError):
+            patched.setattr("writewatch.tracker.api.DirtySet", too_late)
+            taker.collect()
+        return result
+
+    with ww.track(table, backend=backend) as tracker:
+        taker = tracker if through == "tracker" else tracker.consumer("backup")
+        table[3] = 1
+        monkeypatch.setattr(Gate, "run", run_and_handle)
+        received = taker.collect()
+        assert 3 in received.pages(table)
+        assert 7 in taker.collect().pages(table)
+
+
 def test_threads_that_collect_at_once_each_get_what_is_theirs(backend: str, table: Any) -> None:
     n_threads = 3
     with ww.track(table, backend=backend) as tracker:

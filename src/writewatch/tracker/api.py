@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
@@ -92,10 +91,10 @@ class Consumer:
             TrackingLostError: This is a forked child of the process that made the tracker.
             OSError: The kernel refused; the next collect reports what this one would have.
         """
-        handed, thread = self._position.account.handed, threading.get_ident()
-        dirty = GATE.run(self._tracker._collect, self._position)
+        handed, receipt = self._position.account.handed, object()
+        dirty = GATE.run(self._tracker._collect, self._position, receipt)
         # Last, and no call follows it: an exception of a signal handler before this leaves the pages with us.
-        handed[thread] = None
+        handed[receipt] = None
         return dirty
 
     def is_clean(self) -> bool:
@@ -186,10 +185,10 @@ class Tracker:
 
     def collect(self) -> DirtySet:
         """Pages written since the last collect, or since ``track``: ``Consumer.collect`` of the tracker's own."""
-        handed, thread = self._main.account.handed, threading.get_ident()
-        dirty = GATE.run(self._collect, self._main)
+        handed, receipt = self._main.account.handed, object()
+        dirty = GATE.run(self._collect, self._main, receipt)
         # Last, and no call follows it: an exception of a signal handler before this leaves the pages with us.
-        handed[thread] = None
+        handed[receipt] = None
         return dirty
 
     def is_clean(self) -> bool:
@@ -220,14 +219,14 @@ class Tracker:
             handle = self._handles[name] = Consumer(self, name, self._named[name])
         return handle
 
-    def _collect(self, position: Position) -> DirtySet:
-        """A set whose pages still stand in ``position.account.handed``, for the caller to delete there."""
+    def _collect(self, position: Position, receipt: object) -> DirtySet:
+        """A set whose pages still stand in ``position.account.handed``, for the caller to mark as received there."""
         self._check_open()
         started = time.perf_counter_ns()
         if started >= self._blind.look_again:
             self._blind.check(stacklevel=4)
         try:
-            owed = self._chosen.ledger.collect(position.account)
+            owed = self._chosen.ledger.collect(position.account, receipt)
         except OSError as error:
             raise translate(error, self.backend) from error
         dirty = DirtySet(

@@ -12,7 +12,8 @@ in whatever order threads collect. Everything here runs inside the gate (``gate.
   Whatever happens in between, an error of the kernel, Ctrl-C, a fault injected by a test, leaves it there,
   and the next operation enters all of it as assumed written.
 * From an account until the last instruction of the public ``collect()``, the pages stand in ``Account.handed``, under
-  the thread that collects. Found there by the next collect, they were never received, and are entered again.
+  the receipt of that call. Found there by the next collect, they were never received, and are entered again. A receipt
+  for each call, not for each thread: a signal handler that collects and fails leaves its own pages there.
 
 **Fork.** Descriptors of the parent act on the parent's memory. In a forked child every ledger is dead: its
 descriptors are closed at once, nothing is unregistered, and its trackers say that they track nothing.
@@ -47,13 +48,13 @@ class Account:
 
     Attributes:
         spans: Page runs that it is about.
-        handed: By thread, what was taken out and when (ns); None once it was received.
+        handed: By receipt, what was taken out, when (ns) and by which thread; None once it was received.
     """
 
     def __init__(self, spans: Runs) -> None:
         self.spans = spans
         self.bounds = spans.tolist()  # the same, quick to compare
-        self.handed: dict[int, tuple[Harvest, int] | None] = {}
+        self.handed: dict[object, tuple[Harvest, int, int] | None] = {}
         self._written = PageSet(spans)
         self._assumed = PageSet(spans)
         self._exact = True
@@ -81,13 +82,13 @@ class Account:
         if len(written) and not harvest.exact:
             self._exact = False
 
-    def take(self) -> Harvest:
+    def take(self, receipt: object = None) -> Harvest:
         """All that is owed, which then stands in ``handed``; the account is empty afterwards."""
         owed = Harvest(self._written.runs(), self._assumed.runs(), self._exact)
-        handed = owed, time.monotonic_ns()
-        thread, written, assumed = threading.get_ident(), PageSet(self.spans), PageSet(self.spans)
+        handed = owed, time.monotonic_ns(), threading.get_ident()
+        written, assumed = PageSet(self.spans), PageSet(self.spans)
         # Plain stores, between which no signal handler runs: the pages are in one place at every moment.
-        self.handed[thread] = handed
+        self.handed[receipt] = handed
         self._written = written
         self._assumed = assumed
         self._exact = True
@@ -97,13 +98,13 @@ class Account:
     def take_back(self) -> None:
         """Enter again what a collect took out and did not deliver: of this thread, or of another a while ago."""
         long_ago = time.monotonic_ns() - _DELIVERED_WITHIN
-        for thread, handed in list(self.handed.items()):
+        for receipt, handed in list(self.handed.items()):
             if handed is not None:
-                harvest, when = handed
+                harvest, when, thread = handed
                 if thread != threading.get_ident() and when > long_ago:
                     continue  # it is on its way
                 self.enter(harvest)
-            del self.handed[thread]
+            del self.handed[receipt]
 
 
 class Ledger:
@@ -173,10 +174,10 @@ class Ledger:
 
     # ---- collecting ------------------------------------------------------------------------------
 
-    def collect(self, account: Account) -> Harvest:
+    def collect(self, account: Account, receipt: object = None) -> Harvest:
         """Harvest what an account covers and hand over all that it is owed.
 
-        The caller stores None in ``account.handed[thread]`` as the last thing that it does.
+        The caller stores None in ``account.handed[receipt]``, an object of its own, as the last thing that it does.
 
         Raises:
             TrackingLostError: This is a forked child.
@@ -190,12 +191,12 @@ class Ledger:
             account.take_back()
         units = self.backend.units(account.spans)
         if len(units) == 1 and self._accounts == [account] and account.is_empty:
-            return self._hand_over(units[0], account)
+            return self._hand_over(units[0], account, receipt)
         self._harvest(account.spans)
         self._tell(stacklevel=5)
-        return account.take()
+        return account.take(receipt)
 
-    def _hand_over(self, unit: Runs, account: Account) -> Harvest:
+    def _hand_over(self, unit: Runs, account: Account, receipt: object) -> Harvest:
         """The common case, one unit and one taker: straight from the backend, past the account.
 
         Where the unit is not just what the account is about, through it after all.
@@ -210,9 +211,9 @@ class Ledger:
                 account.enter(Harvest(assumed=difference(account.spans, unit), exact=False))
             self._in_flight = None
             self._tell(stacklevel=6)
-            return account.take()
-        thread, handed = threading.get_ident(), (harvest, time.monotonic_ns())
-        account.handed[thread] = handed
+            return account.take(receipt)
+        handed = harvest, time.monotonic_ns(), threading.get_ident()
+        account.handed[receipt] = handed
         self._in_flight = None
         return harvest
 
