@@ -137,6 +137,8 @@ def test_an_operation_that_is_interrupted_anywhere_costs_the_tracker_no_page(
         assert scene.owed(scene.tracker) == [True]
 
 
+# The point may be one in a destructor, whose errors Python only prints.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_tracker_that_could_not_be_made_costs_the_others_no_page(backend: str, page_size: int) -> None:
     def track(scene: Scene) -> None:
         ww.track(scene.table[5:36], backend=scene.backend).close()
