@@ -17,8 +17,9 @@ from writewatch.kernel.ranges import checked_address, checked_length, checked_nu
 
 
 class PartialResultError(BlockingIOError):
-    """A resolving ioctl stopped half-way: EAGAIN. What was done stays done, and its threads are woken unless
-    ``wake=False`` was asked for.
+    """A resolving ioctl stopped half-way: EAGAIN.
+
+    What was done stays done, and its threads are woken unless ``wake=False`` was asked for.
 
     Attributes:
         done: Bytes served from the start of the range, more than 0. Go on behind them, and the next error
