@@ -82,6 +82,24 @@ def test_a_range_that_moved_away_is_not_called_clean(backend: str, memory: Memor
         assert not tracker.is_clean()
 
 
+def test_memory_that_was_away_during_a_collect_is_reported_when_it_is_back(
+    backend: str, memory: Memory
+) -> None:
+    """With what it held before: who found nothing there to copy has to hear of it once more."""
+    calls, part = memory.calls, memory.part(4, 8)
+    flags = MREMAP_MAYMOVE | MREMAP_FIXED
+    with memory_of(calls, 4) as away, ww.track(memory.span, backend=backend) as tracker:
+        memory.write(5)
+        tracker.collect()
+        calls.mremap(part.start, part.length, part.length, flags, away.start)
+        assert {4, 5, 6, 7} <= memory.pages(_told(tracker, backend))
+        calls.mremap(away.start, part.length, part.length, flags, part.start)
+        map_anew(memory, away.span)
+        assert not tracker.is_clean()
+        assert {4, 5, 6, 7} <= memory.pages(tracker.collect())
+        assert memory.pages(tracker.collect()) == set()
+
+
 def test_memory_that_another_came_back_to_is_not_called_clean(backend: str, memory: Memory) -> None:
     """They become one mapping again, and Linux drops the registration of both: some entries go on looking protected."""
     calls, half = memory.calls, memory.part(16, N_PAGES)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from writewatch.abi.calls import KernelCalls
-from writewatch.pages import Runs, difference, intersection, no_runs, normalise, runs_of_mask
+from writewatch.pages import Runs, difference, intersection, no_runs, normalise, runs_of_mask, union
 from writewatch.tracker.backend import Harvest, RangeRefusedError
 from writewatch.tracker.pageset import PageValues
 
@@ -60,6 +60,7 @@ class ContentHash:
         self._page_size = calls.page_size
         self.digest_name, self._digest = best_digest()
         self._digests = PageValues(no_runs(), np.uint64)
+        self._unread = no_runs()  # by the latest harvest: their digests are of an earlier moment
 
     def adjust(self, wanted: Runs) -> None:
         """Hash what is new; keep the digests of what stays."""
@@ -73,6 +74,7 @@ class ContentHash:
                 )
             values[:] = digests
         after.take_over(before)
+        self._unread = intersection(self._unread, wanted)
         self._digests = after
 
     def units(self, spans: Runs) -> list[Runs]:
@@ -81,17 +83,22 @@ class ContentHash:
         return [tracked] if len(tracked) else []
 
     def harvest(self, unit: Runs) -> Harvest:
-        """Hash, compare, remember. What cannot be read is assumed changed."""
+        """Hash, compare, remember. What cannot be read is assumed changed, then and when it can be read again."""
         changed, blind = [no_runs()], [no_runs()]
         for first, last, digests in self._digests.parts(unit):
             fresh, is_read = self._hash(first, last)
             changed.append(runs_of_mask((fresh != digests) & is_read) + first)
             blind.append(runs_of_mask(~is_read) + first)
             np.copyto(digests, fresh, where=is_read)
-        return Harvest(normalise(np.concatenate(changed)), normalise(np.concatenate(blind)))
+        unread = normalise(np.concatenate(blind))
+        regained = difference(intersection(self._unread, unit), unread)
+        self._unread = union(difference(self._unread, unit), unread)
+        return Harvest(normalise(np.concatenate(changed)), union(unread, regained))
 
     def has_written(self, spans: Runs) -> bool:
-        """Stops at the first block with a page that differs, or cannot be read."""
+        """Stops at the first block with a page that differs, or cannot be read, or could not be."""
+        if len(intersection(self._unread, spans)):
+            return True
         block = _BLOCK_BYTES // self._page_size or 1
         for first, last, digests in self._digests.parts(spans):
             for at in range(first, last, block):
@@ -105,7 +112,7 @@ class ContentHash:
 
     def close(self) -> None:
         """Forget the digests."""
-        self._digests = PageValues(no_runs(), np.uint64)
+        self._digests, self._unread = PageValues(no_runs(), np.uint64), no_runs()
 
     def _hash(self, first: int, last: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         """Digests of a page run, and which pages could be read."""
