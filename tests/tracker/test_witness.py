@@ -122,6 +122,22 @@ def test_a_page_that_is_dropped_again_and_again_is_reported_each_time(shared: Sh
         assert shared.reports(1)
 
 
+def test_content_that_came_to_a_page_which_linux_had_mapped_along_is_watched(shared: Shared) -> None:
+    """A fault maps pages around it as well, which hold nothing yet: a store to one of them gives it content."""
+    last = N_PAGES - 1
+    shared.load(last)
+    shared.advise(last, N_PAGES, MADV_DONTNEED)
+    shared.advise(last - 1, last, MADV_REMOVE)
+    shared.store(last - 1)
+    assert last - 1 in shared.collected()
+    shared.store(last)
+    assert last in shared.collected()
+    shared.advise(last, N_PAGES, MADV_REMOVE)
+    shared.load(last)
+    assert not shared.tracker.is_clean()
+    assert last in shared.collected()
+
+
 def test_every_consumer_is_told_of_a_drop(shared: Shared) -> None:
     other = shared.tracker.consumer("other")
     shared.advise(2, 3, MADV_REMOVE)

@@ -194,6 +194,8 @@ class _Mapping:
     def harvest(self, pages: Runs, written: Runs) -> Runs:
         """What ``lost`` says; what has content is mapped again."""
         gone, empty = self.lost(pages)
+        # A fault maps what is around it as well, a whole huge page perhaps: what a store puts there is no news here.
+        self._mark(difference(pages, empty), True)
         if not len(empty):
             return gone
         shown = self._pages_where(0, empty, is_present=True)
