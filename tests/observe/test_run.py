@@ -294,14 +294,19 @@ def test_a_failure_to_watch_leaves_the_program_and_its_status(
     assert "writewatch: watching ended: the disk is full; the program runs on\n" in capsys.readouterr().err
 
 
-def test_a_trace_that_cannot_be_written_ends_alone_and_what_is_written_is_still_shown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    writer = pytest.importorskip(
+def trace_writer() -> Any:
+    """The module that writes traces."""
+    return pytest.importorskip(
         "writewatch.observe.trace.writer",
         reason="pyarrow, which writes traces, is missing",
         exc_type=ImportError,
     )
+
+
+def test_a_trace_that_cannot_be_written_ends_alone_and_what_is_written_is_still_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    writer = trace_writer()
 
     def full(*_: object) -> None:
         raise TraceError("the trace x cannot be written: No space left on device")
@@ -317,12 +322,7 @@ def test_a_trace_that_cannot_be_written_ends_alone_and_what_is_written_is_still_
 def test_a_trace_that_cannot_be_finished_costs_no_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    writer = pytest.importorskip(
-        "writewatch.observe.trace.writer",
-        reason="pyarrow, which writes traces, is missing",
-        exc_type=ImportError,
-    )
-
+    writer = trace_writer()
     close = writer.TraceWriter.close
 
     def full(this: Any) -> None:

@@ -85,10 +85,12 @@ SOFT_DIRTY_LOST: Final = KernelBug(
     "a page that was overwritten with zeros may be missed",
 )
 
-# Seen in 6.12.117: kernel BUG in userfaultfd_unregister(). Its loop clears a VMA and tries to merge it with the one
-# before. A VMA whose vm_ops have close() (files of 9p or FUSE) may not go that way; the merge gives up, with the
-# iterator on the VMA before, and the loop meets the cleared VMA again, which BUG_ON(!vma_can_userfault()) does not
-# expect. The merge code is that of v6.12; since v6.17 the check is a warning in debug kernels. In 6.18.44 no harm.
+# Seen in 6.12.117, wherever a VMA whose vm_ops have close() (files of 9p, and by its code of FUSE) lies behind one
+# that differs in the registration alone: a kernel BUG in userfaultfd_unregister(). Its loop clears the VMA and tries to
+# merge it with the one before, which close() forbids; then it meets the cleared VMA again (in the registers at the BUG
+# it is both the current one and the one before), and BUG_ON(!vma_can_userfault()) does not expect that. The merge code
+# is that of v6.12, and since v6.17 the check is a warning at most; releases in between were not tried. 6.18.44 takes no
+# harm.
 UNREGISTER_TWICE: Final = KernelBug(
     "UFFDIO_UNREGISTER meets a mapping of 9p or FUSE twice",
     (6, 12, 0),

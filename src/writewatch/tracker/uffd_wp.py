@@ -415,9 +415,8 @@ class UffdWp:
     def close(self) -> None:
         """Unregister, then close: before v6.9 closing alone left entries protected."""
         if self._uffd.is_ours:
-            with contextlib.suppress(
-                OSError
-            ):  # what kept this from unregistering must not keep it from closing
+            # What keeps this from unregistering must not keep it from closing.
+            with contextlib.suppress(OSError):
                 self._remove(self._ranges.tolist())
         self._ranges = self._lost = no_runs()
         self._witnesses.close()
