@@ -124,6 +124,18 @@ def test_a_recording_that_has_only_begun_is_said_to_go_on(
         look(tmp_path / "trace")
 
 
+def test_what_is_left_twice_stays_if_the_other_is_damaged(tmp_path: Path) -> None:
+    path = record(tmp_path / "trace")
+    words = open_trace(path).words
+    (first, of_first), (second, _) = (files.read_segment(files.segment_path(path, n), words) for n in (1, 2))
+    files.write_segment(path, joined([first, second]), replace(of_first, last=2))
+    content = bytearray(files.segment_path(path, 1).read_bytes())
+    content[40] ^= 0xFF
+    files.segment_path(path, 1).write_bytes(content)
+    assert finish_trace(path) == 0
+    assert files.segment_path(path, 2).exists()
+
+
 def test_a_trace_that_is_being_recorded_is_not_finished_by_another(tmp_path: Path) -> None:
     refused = pytest.raises(TraceError, match="is being recorded; end the recording")
     with open_writer(tmp_path / "trace", 70), refused:

@@ -51,7 +51,7 @@ def finish_trace(path: Path) -> int:
 
 
 def _remove_what_is_covered(trace: Path) -> int:
-    """Remove segments that are part of the one before; the last number that finished segments cover."""
+    """Remove segments that are part of the one before, if that is whole; the last number that whole segments cover."""
     covered = 0
     with _recorded_by_nobody([stream for _, stream in files.open_segments_in(trace)]):
         for number, segment in files.segments_in(trace):
@@ -59,7 +59,7 @@ def _remove_what_is_covered(trace: Path) -> int:
                 segment.unlink()
                 continue
             with contextlib.suppress(TraceError):  # damaged: reports go on saying so
-                covered = files.read_meta(segment).last
+                covered = files.read_segment(segment, Words())[1].last
     return covered
 
 
